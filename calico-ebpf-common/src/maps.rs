@@ -1,0 +1,70 @@
+//! Names and sizes of the maps, and the values that belong to no family.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Layout version: part of the pin path. Changes with any key, value or flag of an adopted map.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// The policy table: array of [`crate::line::Line`], mapped into the agent.
+pub const POLICY: &str = "CEBPF_POLICY";
+/// Array of one `u64`: line number of the active [`crate::root::Root`]; 0 is none.
+pub const ACTIVE: &str = "CEBPF_ACTIVE";
+/// Conntrack, [`crate::flow::FlowKey4`] to [`crate::flow::Flow`].
+pub const FLOWS4: &str = "CEBPF_FLOWS4";
+/// Conntrack, [`crate::flow::FlowKey6`] to [`crate::flow::Flow`].
+pub const FLOWS6: &str = "CEBPF_FLOWS6";
+/// Per-CPU array of [`Counter`] by [`crate::verdict::DropReason`] and [`crate::verdict::PassReason`].
+pub const COUNTERS: &str = "CEBPF_COUNTERS";
+/// Per-CPU array of [`Counter`] by rule counter number.
+pub const RULES: &str = "CEBPF_RULES";
+
+/// Entries of [`COUNTERS`].
+pub const COUNTER_ENTRIES: u32 = 128;
+/// First entry of the pass counters in [`COUNTERS`].
+pub const PASS_COUNTERS: u32 = 64;
+/// Entries of [`RULES`]: rules that can be counted apart. Entry 0 is "no rule decided".
+pub const RULE_ENTRIES: u32 = 65_536;
+/// Default number of lines of [`POLICY`]: 32 MiB, two versions of 16 MiB.
+pub const POLICY_LINES: u32 = 524_288;
+/// Default entries of each conntrack map (`BPFMapSizeConntrack`).
+pub const FLOW_ENTRIES: u32 = 512_000;
+
+/// Names of the programs in the object.
+pub const PROGRAM_FROM_WORKLOAD: &str = "from_workload";
+pub const PROGRAM_TO_WORKLOAD: &str = "to_workload";
+/// Deletes flows that are still expired; run by the agent with BPF_PROG_TEST_RUN.
+pub const PROGRAM_EXPIRE_FLOWS: &str = "expire_flows";
+/// Writes `jiffies64` and the monotonic clock into its packet; run by the agent with BPF_PROG_TEST_RUN.
+pub const PROGRAM_READ_CLOCK: &str = "read_clock";
+
+/// Packets and bytes, one per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Counter {
+    pub packets: u64,
+    pub bytes: u64,
+}
+crate::shared_type!(Counter, 16);
+
+/// Read-only settings of the programs: globals that the loader sets before the verifier runs.
+/// Each is a `u32` in the host's byte order.
+pub mod settings {
+    /// Bit of `skb->mark` that says "judged".
+    pub const MARK: &str = "JUDGED_MARK";
+    /// What becomes of packets to the host that egress policy allows: 0 drop, 1 pass.
+    pub const ENDPOINT_TO_HOST_ACCEPT: &str = "ENDPOINT_TO_HOST_ACCEPT";
+    /// 1 while IPv6 is supported.
+    pub const IPV6: &str = "IPV6";
+    /// 1 for the OpenStack always-allowed list (DHCP, DNS to the host).
+    pub const OPENSTACK: &str = "OPENSTACK";
+    /// 1: VXLAN (UDP 4789) from workloads is judged like any other packet.
+    pub const ALLOW_VXLAN: &str = "ALLOW_VXLAN";
+    /// 1: IPIP (protocol 4) from workloads is judged like any other packet.
+    pub const ALLOW_IPIP: &str = "ALLOW_IPIP";
+    /// 1: judge, but write no flow, counter or event (`explain`, benchmarks).
+    pub const DRY_RUN: &str = "DRY_RUN";
+    /// 1: log decisions through aya-log.
+    pub const DEBUG_LOG: &str = "DEBUG_LOG";
+}
+/// Default of [`settings::MARK`]: outside Felix's default mask 0xffff0000.
+pub const DEFAULT_MARK: u32 = 0x0000_8000;

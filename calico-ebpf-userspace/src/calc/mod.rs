@@ -1,0 +1,6 @@
+//! Which policy hits which endpoint, and who belongs to which set. Pure: state in, state out.
+//!
+//! **Invariant:** nothing here knows that eBPF exists. Output depends on the current state only, not on history.
+
+pub mod effective;
+pub mod resolve;

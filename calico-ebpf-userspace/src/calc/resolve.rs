@@ -1,0 +1,1 @@
+//! From the state of the datastore to what this host enforces.

@@ -1,0 +1,3 @@
+//! `calico-ebpf`: the agent and its command line.
+
+fn main() {}

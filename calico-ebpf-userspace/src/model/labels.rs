@@ -1,0 +1,9 @@
+//! Labels of endpoints and sets.
+
+use std::collections::BTreeMap;
+
+/// Label key to value. Values may be empty; a missing label is not an empty one.
+pub type Labels = BTreeMap<String, String>;
+
+/// The label that Calico gives to everything in a namespace.
+pub const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";

@@ -1,0 +1,110 @@
+//! What the agent tells about itself: written to `RunDir/report.json` after each change (by rename, so a reader
+//! never sees half of it), read by the command line and the metrics. It outlives the agent, as the dataplane does.
+
+use serde::{Deserialize, Serialize};
+
+/// File name in `RunDir`.
+pub const REPORT_FILE: &str = "report.json";
+
+/// The whole report.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AgentReport {
+    pub version: String,
+    pub pid: u32,
+    /// Seconds since the epoch.
+    pub started_at: u64,
+    pub updated_at: u64,
+    pub hostname: String,
+    pub pin_dir: String,
+    pub datastore: DatastoreReport,
+    /// Version of the policy table in force; 0 before the first.
+    pub epoch: u32,
+    pub tables: TableReport,
+    pub endpoints: Vec<EndpointReport>,
+    pub policy_sets: Vec<PolicySetReport>,
+    /// Objects and fields that were left out, and why.
+    pub problems: Vec<String>,
+    /// Objects that are read but not enforced.
+    pub not_enforced: Vec<String>,
+    /// Kernel state that could not be written and is retried.
+    pub dirty: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatastoreReport {
+    /// `file` or `etcdv3`.
+    pub kind: String,
+    /// Directory or endpoints.
+    pub location: String,
+    /// `wait-for-ready`, `resync`, `in-sync`, `unreachable`.
+    pub state: String,
+    /// etcd revision, or number of reads of the directory.
+    pub revision: u64,
+    pub objects: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableReport {
+    pub lines: u32,
+    pub max_lines: u32,
+    pub address_classes: u32,
+    pub port_classes: u32,
+    pub exact_addresses: u32,
+    pub prefixes: u32,
+    pub cells: u64,
+    /// Policy sets that were too large to compile and deny everything.
+    pub over_budget: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointReport {
+    pub namespace: String,
+    pub name: String,
+    pub interface: String,
+    pub ifindex: u32,
+    pub slot: u16,
+    pub mac: Option<String>,
+    pub addresses: Vec<String>,
+    /// `up`, `down`, `waiting`, `inactive`.
+    pub state: String,
+    /// Why, when not up.
+    pub reason: String,
+    pub policy_set: u32,
+    pub generation: u32,
+}
+
+/// A policy list and the endpoints that share it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicySetReport {
+    pub id: u32,
+    /// Keys of endpoints.
+    pub endpoints: Vec<String>,
+    pub egress: Vec<TierReport>,
+    pub ingress: Vec<TierReport>,
+    pub rows: u32,
+    pub columns: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierReport {
+    /// Tier name; `profiles` for the profiles behind the tiers.
+    pub tier: String,
+    pub default_action: String,
+    pub policies: Vec<PolicyReport>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyReport {
+    pub name: String,
+    pub rules: Vec<RuleReport>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleReport {
+    /// Number of the rule's counter in the kernel.
+    pub counter: u32,
+    pub index: u32,
+    pub action: String,
+    /// The rule in words.
+    pub text: String,
+}
