@@ -10,6 +10,7 @@
 
 pub mod address;
 pub mod endpoint;
+pub mod expire;
 pub mod flow;
 pub mod line;
 pub mod maps;
