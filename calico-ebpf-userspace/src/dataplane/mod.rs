@@ -1,1 +1,3 @@
 //! The kernel: maps, links, routes, sysctls.
+
+pub mod object;

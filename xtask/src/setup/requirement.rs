@@ -1,0 +1,93 @@
+//! What has to be on the machine, by Debian's package names and by what tells that it is there on any distribution.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// A package and the sign of its presence.
+pub(super) struct Requirement {
+    /// Debian's name.
+    pub(super) package: &'static str,
+    sign: Sign,
+}
+
+enum Sign {
+    Program(&'static str),
+    File(&'static str),
+}
+
+impl Requirement {
+    const fn program(package: &'static str, name: &'static str) -> Self {
+        Self { package, sign: Sign::Program(name) }
+    }
+
+    const fn file(package: &'static str, path: &'static str) -> Self {
+        Self { package, sign: Sign::File(path) }
+    }
+
+    /// Tells whether the program is on `PATH` (or in a folder for administrators), or the file exists.
+    pub(super) fn is_met(&self) -> bool {
+        match self.sign {
+            Sign::Program(name) => find_program(name).is_some(),
+            Sign::File(path) => Path::new(path).exists(),
+        }
+    }
+}
+
+/// Debian's compiler for the kernel side; present when [`crate::kernel_toolchain::Toolchain::find`] says so.
+pub(super) const DEBIAN_COMPILER: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
+
+/// What builds bpf-linker.
+pub(super) const LINKER_BUILD: &[Requirement] = &[
+    Requirement::file("llvm-22-dev", "/usr/lib/llvm-22/bin/llvm-config"),
+    Requirement::file("libpolly-22-dev", "/usr/lib/llvm-22/lib/libPolly.a"),
+    Requirement::file("libzstd-dev", "/usr/include/zstd.h"),
+    Requirement::file("zlib1g-dev", "/usr/include/zlib.h"),
+    Requirement::file("libxml2-dev", "/usr/include/libxml2"),
+    Requirement::program("g++", "c++"),
+];
+
+/// What builds the etcd client.
+pub(super) const PROTOBUF: &[Requirement] = &[
+    Requirement::program("protobuf-compiler", "protoc"),
+    Requirement::file("libprotobuf-dev", "/usr/include/google/protobuf/descriptor.proto"),
+];
+
+/// What tests, demo and benchmarks run.
+pub(super) const TEST_PROGRAMS: &[Requirement] = &[
+    Requirement::program("iproute2", "tc"),
+    Requirement::program("iputils-ping", "ping"),
+    Requirement::program("etcd-server", "etcd"),
+    Requirement::program("iptables", "iptables-nft"),
+    Requirement::program("ipset", "ipset"),
+    Requirement::program("dnsmasq-base", "dnsmasq"),
+    Requirement::program("bpftool", "bpftool"),
+];
+
+/// What runs another kernel.
+pub(super) const MACHINE: &[Requirement] = &[
+    Requirement::program("qemu-system-x86", "qemu-system-x86_64"),
+    Requirement::program("cpio", "cpio"),
+    Requirement::program("xz-utils", "xz"),
+];
+
+/// What `lint` runs.
+pub(super) const LINT: &[Requirement] = &[Requirement::program("shellcheck", "shellcheck")];
+
+/// Returns where a program is.
+pub(super) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let administrators = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(administrators).map(|directory| directory.join(name)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_by_its_name_and_a_file_by_its_path() {
+        assert!(Requirement::program("dash", "sh").is_met());
+        assert!(Requirement::file("base-files", "/etc").is_met());
+        assert!(!Requirement::program("none", "no-such-program-anywhere").is_met());
+    }
+}
