@@ -1,1 +1,18 @@
-//! Fixtures of the test rings.
+//! Fixtures of the test rings. They panic instead of returning errors: a test wants the place where it failed.
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "every fixture panics when the kernel refuses its set-up"
+)]
+
+pub mod agent;
+pub mod capture;
+pub mod frames;
+pub mod guest;
+pub mod host;
+pub mod manifests;
+pub mod netns;
+pub mod probe;
+pub mod snapshot;
+pub mod tap;
+pub mod traffic;
+pub mod wait;

@@ -1,0 +1,259 @@
+//! The real agent in the namespace of a host.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use calico_ebpf_userspace::report::{AgentReport, REPORT_FILE};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::host::{Host, PIN_DIR};
+use crate::manifests::HOSTNAME;
+use crate::wait;
+
+/// How long the agent may take to be ready or to end.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// How the agent of a host is started; also runs its command line.
+#[derive(Debug)]
+pub struct Launcher<'a> {
+    host: &'a Host,
+    manifests: PathBuf,
+    environment: Vec<(String, OsString)>,
+}
+
+impl<'a> Launcher<'a> {
+    /// An agent that reads a directory of manifests, with small tables.
+    pub fn new(host: &'a Host, manifests: &crate::manifests::Manifests) -> Self {
+        let environment = [
+            ("BPFPinDir", OsString::from(PIN_DIR)),
+            ("RunDir", host.run_dir().into()),
+            ("BPFMapSizeConntrack", "16384".into()),
+            ("BPFPolicyTableLines", "65536".into()),
+            ("FelixHostname", HOSTNAME.into()),
+        ];
+        let environment = environment
+            .map(|(name, value)| (format!("FELIX_{name}"), value))
+            .into();
+        Self {
+            host,
+            manifests: manifests.directory().to_owned(),
+            environment,
+        }
+    }
+
+    /// Sets a Felix parameter.
+    #[must_use]
+    pub fn with(mut self, parameter: &str, value: &str) -> Self {
+        self.environment
+            .push((format!("FELIX_{parameter}"), value.into()));
+        self
+    }
+
+    /// Starts the agent and does not wait for anything.
+    pub fn spawn(&self) -> Agent {
+        let log = self.host.directory().join("agent.log");
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("the agent's log");
+        let child = self
+            .command()
+            .args([
+                "run",
+                "--datastore-type",
+                "file",
+                "--hostname",
+                HOSTNAME,
+                "--datastore-dir",
+            ])
+            .arg(&self.manifests)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a second descriptor"))
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}: build it first", binary().display()));
+        Agent {
+            child: Some(child),
+            log,
+            report: self.host.run_dir().join(REPORT_FILE),
+        }
+    }
+
+    /// Starts the agent and waits until it enforces policy and `endpoints` of its endpoints are up.
+    pub fn start(&self, endpoints: usize) -> Agent {
+        let mut agent = self.spawn();
+        agent.wait_for("endpoints are up", |report| {
+            let up = report
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.state == "up")
+                .count();
+            report.epoch > 0 && up >= endpoints
+        });
+        agent
+    }
+
+    /// Runs a subcommand with JSON output.
+    ///
+    /// # Panics
+    ///
+    /// When it fails or prints something else.
+    pub fn query(&self, subcommand: &str) -> Value {
+        let output = self.run(&[subcommand, "-o", "json"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{subcommand}: {}: {complaint}",
+            output.status
+        );
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{subcommand}: {error}: {text}"))
+    }
+
+    /// Runs the binary to its end with any arguments.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command()
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary starts")
+    }
+
+    /// Removes the dataplane.
+    ///
+    /// # Panics
+    ///
+    /// When `cleanup` fails.
+    pub fn clean_up(&self) {
+        let output = self.run(&["cleanup"]);
+        assert!(
+            output.status.success(),
+            "cleanup: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.host.namespace().command(binary());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+/// A running agent. It is killed with its test; when the test fails, its log is shown.
+#[derive(Debug)]
+pub struct Agent {
+    child: Option<Child>,
+    log: PathBuf,
+    report: PathBuf,
+}
+
+impl Agent {
+    /// Process number.
+    ///
+    /// # Panics
+    ///
+    /// When the agent was ended.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the agent runs").id()
+    }
+
+    /// Returns what the running agent wrote about itself, `None` before it did.
+    pub fn report(&self) -> Option<AgentReport> {
+        let text = fs::read_to_string(&self.report).ok()?;
+        let report: AgentReport = serde_json::from_str(&text).ok()?;
+        (report.pid == self.pid()).then_some(report)
+    }
+
+    /// Waits until the report fulfils a condition.
+    ///
+    /// # Panics
+    ///
+    /// When it does not within 30 seconds, or the agent ends.
+    pub fn wait_for(&mut self, what: &str, condition: impl Fn(&AgentReport) -> bool) -> AgentReport {
+        let found = wait::poll(LIMIT, || {
+            if let Some(status) = self.ended() {
+                panic!("the agent ended with {status} before {what}");
+            }
+            self.report().filter(&condition)
+        });
+        found.unwrap_or_else(|| panic!("not within {LIMIT:?}: {what}; report: {:#?}", self.report()))
+    }
+
+    /// Kills the agent with -9.
+    pub fn kill(mut self) {
+        self.end(Signal::SIGKILL);
+    }
+
+    /// Ends the agent with SIGTERM.
+    pub fn terminate(mut self) -> ExitStatus {
+        self.end(Signal::SIGTERM)
+    }
+
+    /// Waits until the agent ends by itself.
+    ///
+    /// # Panics
+    ///
+    /// When it does not within 30 seconds.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        wait::poll(LIMIT, || self.ended()).expect("the agent ends by itself")
+    }
+
+    /// What all agents of this host logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn ended(&mut self) -> Option<ExitStatus> {
+        self.child
+            .as_mut()
+            .and_then(|child| child.try_wait().expect("wait for the agent"))
+    }
+
+    fn end(&mut self, signal: Signal) -> ExitStatus {
+        let Some(mut child) = self.child.take() else {
+            return ExitStatus::from_raw(0);
+        };
+        let pid = Pid::from_raw(child.id().cast_signed());
+        kill(pid, signal).expect("signal the agent");
+        let ended = wait::poll(LIMIT, || child.try_wait().expect("wait for the agent"));
+        ended.unwrap_or_else(|| {
+            kill(pid, Signal::SIGKILL).expect("kill the agent");
+            panic!("the agent does not end after {signal}");
+        })
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+        if thread::panicking() {
+            eprintln!("--- log of the agent ---\n{}---", self.log());
+        }
+    }
+}
+
+/// Path of the agent: `CALICO_EBPF_BIN`, else beside the directory of this test.
+pub fn binary() -> PathBuf {
+    if let Some(path) = env::var_os("CALICO_EBPF_BIN") {
+        return path.into();
+    }
+    let own = env::current_exe().expect("path of this program");
+    let profile = own
+        .ancestors()
+        .skip(1)
+        .find(|directory| !directory.ends_with("deps"));
+    profile.expect("a directory above").join("calico-ebpf")
+}

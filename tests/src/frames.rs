@@ -1,0 +1,160 @@
+//! Frames as a VM writes them, right or wrong.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use etherparse::{
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder, PacketBuilderStep, VlanId, ether_type,
+    icmpv6,
+};
+
+use crate::guest::Vm;
+
+/// Broadcast MAC.
+pub const BROADCAST: [u8; 6] = [0xff; 6];
+
+/// MACs, addresses and TTL of a frame; starts right for a VM, each part can be made wrong.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    pub source_mac: [u8; 6],
+    pub target_mac: [u8; 6],
+    pub source: SocketAddr,
+    pub target: SocketAddr,
+    pub ttl: u8,
+}
+
+impl Frame {
+    /// A frame from a VM to any address through its host.
+    pub fn from(vm: &Vm, port: u16, target: SocketAddr) -> Self {
+        Self {
+            source_mac: vm.mac(),
+            target_mac: vm.host_mac(),
+            source: SocketAddr::new(vm.address_like(target.ip()), port),
+            target,
+            ttl: 64,
+        }
+    }
+
+    /// Replaces the source address, keeping the port.
+    #[must_use]
+    pub fn with_source(mut self, address: IpAddr) -> Self {
+        self.source.set_ip(address);
+        self
+    }
+
+    /// Returns the frame with a UDP datagram.
+    pub fn udp(&self, payload: &[u8]) -> Vec<u8> {
+        let step = self.ip().udp(self.source.port(), self.target.port());
+        let mut bytes = Vec::new();
+        step.write(&mut bytes, payload).expect("write to memory");
+        bytes
+    }
+
+    /// Returns the frame with a TCP segment that opens a connection.
+    pub fn tcp_syn(&self) -> Vec<u8> {
+        let step = self
+            .ip()
+            .tcp(self.source.port(), self.target.port(), 1, 64_000)
+            .syn();
+        let mut bytes = Vec::new();
+        step.write(&mut bytes, &[]).expect("write to memory");
+        bytes
+    }
+
+    /// Returns the UDP frame with an 802.1Q tag in the data.
+    pub fn udp_tagged(&self, vlan: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = self.udp(payload);
+        let vlan = VlanId::try_new(vlan).expect("a VLAN id").value().to_be_bytes();
+        let tag = ether_type::VLAN_TAGGED_FRAME.0.to_be_bytes();
+        bytes.splice(12..12, [tag[0], tag[1], vlan[0], vlan[1]]);
+        bytes
+    }
+
+    fn ip(&self) -> PacketBuilderStep<etherparse::IpHeaders> {
+        let ethernet = PacketBuilder::ethernet2(self.source_mac, self.target_mac);
+        match (self.source.ip(), self.target.ip()) {
+            (IpAddr::V4(source), IpAddr::V4(target)) => {
+                ethernet.ipv4(source.octets(), target.octets(), self.ttl)
+            }
+            (IpAddr::V6(source), IpAddr::V6(target)) => {
+                ethernet.ipv6(source.octets(), target.octets(), self.ttl)
+            }
+            (source, target) => panic!("{source} and {target} are of two families"),
+        }
+    }
+}
+
+/// Returns an ARP request by `sender` for `wanted`.
+pub fn arp_request(sender_mac: [u8; 6], sender: Ipv4Addr, wanted: Ipv4Addr) -> Vec<u8> {
+    let packet = ArpPacket::new(
+        ArpHardwareId::ETHERNET,
+        EtherType::IPV4,
+        ArpOperation::REQUEST,
+        &sender_mac,
+        &sender.octets(),
+        &[0; 6],
+        &wanted.octets(),
+    )
+    .expect("lengths fit");
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(sender_mac, BROADCAST)
+        .arp(packet)
+        .write(&mut bytes)
+        .expect("write to memory");
+    bytes
+}
+
+/// Returns whether `frame` is an ARP reply for `owner`, and the MAC it tells.
+pub fn arp_reply(frame: &[u8], owner: Ipv4Addr) -> Option<[u8; 6]> {
+    let is_reply = frame.get(12..14) == Some(&[0x08, 0x06]) && frame.get(20..22) == Some(&[0, 2]);
+    let is_owner = frame.get(28..32) == Some(&owner.octets());
+    (is_reply && is_owner)
+        .then(|| frame.get(22..28)?.try_into().ok())
+        .flatten()
+}
+
+/// Returns a neighbour solicitation of a VM for `wanted`, from its own address (RFC 4861, 4.3).
+pub fn neighbor_solicitation(vm: &Vm, wanted: Ipv6Addr) -> Vec<u8> {
+    let [.., a, b, c] = wanted.octets();
+    let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
+    let mut body = wanted.octets().to_vec();
+    body.extend([1, 1]);
+    body.extend(vm.mac());
+    let step = PacketBuilder::ethernet2(vm.mac(), [0x33, 0x33, 0xff, a, b, c])
+        .ipv6(vm.v6().octets(), group.octets(), 255)
+        .icmpv6_raw(icmpv6::TYPE_NEIGHBOR_SOLICITATION, 0, [0; 4]);
+    let mut bytes = Vec::new();
+    step.write(&mut bytes, &body).expect("write to memory");
+    bytes
+}
+
+/// Returns whether `frame` is a neighbour advertisement for `owner`.
+pub fn is_neighbor_advertisement(frame: &[u8], owner: Ipv6Addr) -> bool {
+    frame.get(12..14) == Some(&[0x86, 0xdd])
+        && frame.get(54) == Some(&icmpv6::TYPE_NEIGHBOR_ADVERTISEMENT)
+        && frame.get(62..78) == Some(&owner.octets())
+}
+
+/// Returns whether `frame` is an ICMP or ICMPv6 "time exceeded in transit" from `sender`.
+pub fn is_time_exceeded(frame: &[u8], sender: IpAddr) -> bool {
+    match sender {
+        IpAddr::V4(sender) => {
+            frame.get(12..14) == Some(&[0x08, 0x00])
+                && frame.get(26..30) == Some(&sender.octets())
+                && frame.get(34..36) == Some(&[11, 0])
+        }
+        IpAddr::V6(sender) => {
+            frame.get(12..14) == Some(&[0x86, 0xdd])
+                && frame.get(22..38) == Some(&sender.octets())
+                && frame.get(54..56) == Some(&[3, 0])
+        }
+    }
+}
+
+/// Returns TTL or hop limit of an untagged IP frame.
+pub fn ttl(frame: &[u8]) -> Option<u8> {
+    match frame.get(12..14)? {
+        [0x08, 0x00] => frame.get(22).copied(),
+        [0x86, 0xdd] => frame.get(21).copied(),
+        _ => None,
+    }
+}

@@ -1,0 +1,209 @@
+//! What a host looks like before and after, as text that is compared byte by byte.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::netns::Netns;
+
+/// Sections by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot(BTreeMap<&'static str, String>);
+
+impl Snapshot {
+    /// Reads everything that the agent may change on a host.
+    pub fn take(host: &Netns) -> Self {
+        Self(BTreeMap::from([
+            ("tc filter", filters(host)),
+            ("tc qdisc", host.stdout("tc", &["qdisc", "show"])),
+            ("bpf links", links(host)),
+            ("attached programs", attached(host)),
+            (
+                "routes",
+                host.stdout("ip", &["-4", "route", "show", "table", "all"]),
+            ),
+            (
+                "routes 6",
+                host.stdout("ip", &["-6", "route", "show", "table", "all"]),
+            ),
+            (
+                "rules",
+                host.stdout("ip", &["-4", "rule"]) + &host.stdout("ip", &["-6", "rule"]),
+            ),
+            (
+                "neighbours",
+                host.stdout("ip", &["neigh", "show", "nud", "permanent"]),
+            ),
+            (
+                "neighbour proxies",
+                host.stdout("ip", &["-6", "neigh", "show", "proxy"]),
+            ),
+            ("sysctls", sysctls(host)),
+            ("bpffs", tree(host, Path::new("/sys/fs/bpf"))),
+            ("mounts", mounts(host)),
+        ]))
+    }
+
+    /// Panics with the lines that differ from an earlier snapshot.
+    #[track_caller]
+    pub fn assert_same_as(&self, before: &Self) {
+        let difference = self.difference(before);
+        assert!(
+            difference.is_empty(),
+            "the host is not as it was before:\n{difference}"
+        );
+    }
+
+    /// Returns the lines that are only here (`+`) or only in an earlier snapshot (`-`).
+    pub fn difference(&self, before: &Self) -> String {
+        let mut text = String::new();
+        for (section, after) in &self.0 {
+            let before = before.0.get(section).map_or("", String::as_str);
+            if after == before {
+                continue;
+            }
+            writeln!(text, "{section}:").expect("write to memory");
+            for (sign, these, those) in [('-', before, after.as_str()), ('+', after.as_str(), before)] {
+                let missing = these
+                    .lines()
+                    .filter(|line| !those.lines().any(|other| other == *line));
+                for line in missing {
+                    writeln!(text, "  {sign} {line}").expect("write to memory");
+                }
+            }
+            if after.len() != before.len() && text.ends_with(":\n") {
+                text.push_str("  order or repetition of lines\n");
+            }
+        }
+        text
+    }
+}
+
+/// Names of the interfaces of a host.
+pub fn interfaces(host: &Netns) -> Vec<String> {
+    let mut names: Vec<String> = json(host, "ip", &["-j", "link", "show"])
+        .as_array()
+        .expect("a list of links")
+        .iter()
+        .map(|link| link["ifname"].as_str().expect("a name").to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Runs a command that prints JSON.
+pub fn json(host: &Netns, program: &str, arguments: &[&str]) -> Value {
+    let text = host.stdout(program, arguments);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{program} {arguments:?}: {error}: {text}"))
+}
+
+/// Returns `bpftool`, which Debian keeps out of users' PATH.
+pub fn bpftool() -> &'static str {
+    const SBIN: &str = "/usr/sbin/bpftool";
+    if Path::new(SBIN).exists() { SBIN } else { "bpftool" }
+}
+
+/// The kernel lists links of all namespaces: those kept are on interfaces of this one, or pinned in its bpffs.
+fn links(host: &Netns) -> String {
+    let attached = attached_links(host);
+    let list = json(host, bpftool(), &["-j", "-f", "link", "show"]);
+    let ours = list.as_array().expect("a list of links").iter().filter(|link| {
+        attached.contains(&link["id"].as_u64().unwrap_or_default())
+            || link["pinned"].as_array().is_some_and(|paths| !paths.is_empty())
+    });
+    lines(ours)
+}
+
+fn filters(host: &Netns) -> String {
+    let mut text = String::new();
+    for name in interfaces(host) {
+        for side in ["ingress", "egress"] {
+            let filters = host.stdout("tc", &["filter", "show", "dev", &name, side]);
+            writeln!(text, "{name} {side}:\n{filters}").expect("write to memory");
+        }
+    }
+    text
+}
+
+fn attached_links(host: &Netns) -> Vec<u64> {
+    let lists = json(host, bpftool(), &["-j", "net", "show"]);
+    let programs = lists[0]["tc"].as_array().cloned().unwrap_or_default();
+    programs
+        .iter()
+        .filter_map(|program| program["link_id"].as_u64())
+        .collect()
+}
+
+fn attached(host: &Netns) -> String {
+    format!("{:#}\n", json(host, bpftool(), &["-j", "net", "show"]))
+}
+
+fn sysctls(host: &Netns) -> String {
+    const ROOTS: [&str; 4] = [
+        "net/ipv4/conf",
+        "net/ipv6/conf",
+        "net/ipv4/neigh",
+        "net/ipv6/neigh",
+    ];
+    const SINGLE: [&str; 1] = ["net/ipv4/ip_forward"];
+    host.run(|| {
+        let mut text = String::new();
+        for root in ROOTS.iter().chain(&SINGLE) {
+            for file in files(&Path::new("/proc/sys").join(root)) {
+                // `stable_secret` cannot be read before it was written.
+                let value = fs::read_to_string(&file).unwrap_or_default();
+                let name = file.strip_prefix("/proc/sys").expect("a setting").display();
+                writeln!(text, "{name} = {}", value.trim_end()).expect("write to memory");
+            }
+        }
+        text
+    })
+}
+
+fn tree(host: &Netns, root: &Path) -> String {
+    host.run(|| lines(entries(root).iter().map(|path| path.display())))
+}
+
+/// The calling process sees all mounts of its own namespace only.
+fn mounts(host: &Netns) -> String {
+    let text = host
+        .run(|| fs::read_to_string("/proc/thread-self/mounts"))
+        .expect("mounts");
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    lines.join("\n")
+}
+
+fn lines(items: impl IntoIterator<Item: std::fmt::Display>) -> String {
+    items
+        .into_iter()
+        .fold(String::new(), |text, item| text + &item.to_string() + "\n")
+}
+
+/// Every file below a path, or the path itself when it is one.
+fn files(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
+    }
+    entries(path).into_iter().filter(|path| path.is_file()).collect()
+}
+
+/// Everything below a directory, sorted.
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(list) = fs::read_dir(directory) else {
+        return found;
+    };
+    for entry in list.flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(entries(&path));
+        }
+        found.push(path);
+    }
+    found.sort();
+    found
+}
