@@ -27,6 +27,7 @@ pub enum EndpointToHostAction {
 
 /// Every parameter that the agent acts on, valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a parameter that operators switch on or off")]
 pub struct Config {
     /// `FelixHostname`: equals Nova's host.
     pub felix_hostname: String,
@@ -86,8 +87,10 @@ pub struct Config {
     pub log_severity_screen: String,
     /// `LogFormat`: text or JSON.
     pub log_json: bool,
-    /// `LogSeverityFile` and `LogFilePath`; `None` logs to standard error only.
+    /// `LogFilePath`; `None` logs to standard error only.
     pub log_file: Option<PathBuf>,
+    /// `LogSeverityFile`, as a `tracing` level name.
+    pub log_severity_file: String,
     /// `BPFLogLevel` is not `Off`: the programs log their decisions.
     pub bpf_log: bool,
     /// `BPFMapSizeConntrack`: entries of each conntrack map.
@@ -102,7 +105,7 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// `BPFMidStreamGrace`: how long after a tap appeared TCP in mid-stream is taken up.
     pub bpf_mid_stream_grace: Duration,
-    /// `BPFConntrackTimeouts*`, defaults of nf_conntrack.
+    /// `BPFConntrackTimeouts*`, defaults of `nf_conntrack`.
     pub conntrack_timeouts: ConntrackTimeouts,
     /// `HostEndpointsIgnored`: start although host endpoints are in the datastore.
     pub ignore_host_endpoints: bool,
@@ -130,14 +133,14 @@ pub struct ConntrackTimeouts {
 impl Default for ConntrackTimeouts {
     fn default() -> Self {
         Self {
-            tcp_established: Duration::from_secs(432_000),
-            tcp_unreplied: Duration::from_secs(120),
-            tcp_fin: Duration::from_secs(120),
+            tcp_established: Duration::from_hours(120),
+            tcp_unreplied: Duration::from_mins(2),
+            tcp_fin: Duration::from_mins(2),
             tcp_reset: Duration::from_secs(10),
             udp: Duration::from_secs(30),
-            udp_replied: Duration::from_secs(120),
+            udp_replied: Duration::from_mins(2),
             icmp: Duration::from_secs(30),
-            generic: Duration::from_secs(600),
+            generic: Duration::from_mins(10),
             sweep_interval: Duration::from_secs(10),
         }
     }
@@ -190,6 +193,7 @@ impl Default for Config {
             log_severity_screen: "info".to_owned(),
             log_json: false,
             log_file: None,
+            log_severity_file: "info".to_owned(),
             bpf_log: false,
             bpf_map_size_conntrack: calico_ebpf_common::maps::FLOW_ENTRIES,
             bpf_policy_table_lines: calico_ebpf_common::maps::POLICY_LINES,

@@ -1,0 +1,116 @@
+//! Parameters that the agent acts on.
+
+use super::{Kind, Parameter, acted};
+use crate::config::values::{DatastoreType, EndpointToHostAction};
+
+const NO_REPORTING: &str = "status is written back with the etcdv3 datastore";
+const NO_ETCD: &str = "used by the etcdv3 datastore";
+const NO_METADATA: &str = "metadata is not translated yet";
+const NO_MIGRATION: &str = "live migrations are not followed yet";
+
+const LEVELS: &[&str] = &[
+    "DEBUG", "INFO", "WARNING", "ERROR", "FATAL", "CRITICAL", "NONE", "TRACE",
+];
+
+/// In the order of the documentation, one to a line as in its table.
+#[rustfmt::skip]
+pub(super) static PARAMETERS: &[Parameter] = &[
+    // Who and where
+    acted("FelixHostname", Kind::Hostname(|c, v| c.felix_hostname = v), "", "Name of this host in the datastore; must equal Nova's `host`, case and domain included. The system's host name when not set.").local().fatal(),
+    acted("DatastoreType", Kind::Choice(&["file", "etcdv3"], |c, v| c.datastore_type = datastore_type(v)), "etcdv3", "Where the objects come from: a directory of manifests, or Calico's keys in etcd.").local().fatal(),
+    acted("DatastoreDir", Kind::Path(|c, v| c.datastore_dir = v.unwrap_or_default()), "/etc/calico/manifests", "Directory of manifests of the `file` datastore.").local(),
+    acted("EtcdEndpoints", Kind::Endpoints(|c, v| if !v.is_empty() { c.etcd_endpoints = v }), "", "Addresses of etcd; made of `EtcdScheme` and `EtcdAddr` when empty.").local().fatal().not_yet(NO_ETCD),
+    acted("EtcdAddr", Kind::Text(|_, _| {}), "127.0.0.1:2379", "Host and port of etcd, when `EtcdEndpoints` is empty.").local().not_yet(NO_ETCD),
+    acted("EtcdScheme", Kind::Choice(&["http", "https"], |_, _| {}), "http", "Scheme of `EtcdAddr`.").local().not_yet(NO_ETCD),
+    acted("EtcdCaFile", Kind::Path(|c, v| c.etcd_ca_file = v), "", "Certificates that etcd's is checked against.").local().not_yet(NO_ETCD),
+    acted("EtcdCertFile", Kind::Path(|c, v| c.etcd_cert_file = v), "", "Our certificate for etcd.").local().not_yet(NO_ETCD),
+    acted("EtcdKeyFile", Kind::Path(|c, v| c.etcd_key_file = v), "", "Key of our certificate.").local().not_yet(NO_ETCD),
+    acted("EtcdUsername", Kind::Text(|c, v| c.etcd_username = v.map(str::to_owned)), "", "User name for etcd.").local().not_yet(NO_ETCD),
+    acted("EtcdPassword", Kind::Text(|c, v| c.etcd_password = v.map(str::to_owned)), "", "Password for etcd; never shown.").local().secret().not_yet(NO_ETCD),
+    acted("OpenstackRegion", Kind::Region(|c, v| c.openstack_region = v), "", "Region of a cloud with several; part of the status keys.").fatal().not_yet(NO_REPORTING),
+    acted("RunDir", Kind::Path(|c, v| c.run_dir = v.unwrap_or_default()), "/run/calico-ebpf", "Directory of the state that outlives the agent but not the host: report and lock.").local(),
+    // Interfaces and endpoints
+    acted("InterfacePrefix", Kind::Interfaces(|c, v| c.interface_prefixes = v), "tap", "Interfaces whose name starts with one of these are workloads'. Felix's own default is `cali`; the Neutron driver sets `tap`.").fatal(),
+    acted("InterfaceExclude", Kind::Interfaces(|c, v| c.interface_exclude = v), "kube-ipvs0", "Interfaces that are left alone whatever their name. Patterns between slashes are not supported."),
+    acted("InterfaceRefreshInterval", Kind::Seconds(|c, v| c.interface_refresh_interval = v), "90", "Seconds between checks of interfaces and sysctls against drift; 0 switches the check off."),
+    acted("DefaultEndpointToHostAction", Kind::Choice(&["DROP", "RETURN", "ACCEPT"], |c, v| c.default_endpoint_to_host_action = host_action(v)), "DROP", "What becomes of packets from a workload to the host that egress policy allows. RETURN leaves them to the host's own firewall, as ACCEPT does.").fatal(),
+    acted("WorkloadSourceSpoofing", Kind::Choice(&["Disabled", "Any"], |c, v| c.workload_source_spoofing = v == "Any"), "Disabled", "`Any` lets endpoints use their `allowSpoofedSourcePrefixes` as source."),
+    acted("AllowVXLANPacketsFromWorkloads", Kind::Flag(|c, v| c.allow_vxlan_from_workloads = v), "false", "Judges VXLAN (UDP 4789) from workloads like any other packet instead of dropping it."),
+    acted("AllowIPIPPacketsFromWorkloads", Kind::Flag(|c, v| c.allow_ipip_from_workloads = v), "false", "Judges IP-in-IP (protocol 4) from workloads like any other packet instead of dropping it."),
+    acted("HostEndpointsIgnored", Kind::Flag(|c, v| c.ignore_host_endpoints = v), "false", "Starts although there are host endpoints for this host, which are not enforced."),
+    acted("MetadataAddr", Kind::Address4(|c, v| c.metadata_addr = v), "127.0.0.1", "Address of the metadata service on this host; `none` switches metadata off.").fatal().not_yet(NO_METADATA),
+    acted("MetadataPort", Kind::Port(|c, v| c.metadata_port = v), "8775", "TCP port of the metadata service.").fatal().not_yet(NO_METADATA),
+    // Routing
+    acted("Ipv6Support", Kind::Flag(|c, v| c.ipv6_support = v), "true", "Handles IPv6; otherwise IPv6 from and to workloads is dropped."),
+    acted("IPForwarding", Kind::Choice(&["Enabled", "Disabled"], |c, v| c.ip_forwarding = v == "Enabled"), "Enabled", "Switches forwarding on for the host, which routes between workloads and other hosts need."),
+    acted("DeviceRouteProtocol", Kind::Byte(1, 255, |c, v| c.device_route_protocol = v), "3", "Protocol number of our routes, by which they are recognised."),
+    acted("DeviceRouteSourceAddress", Kind::Address4(|c, v| c.device_route_source_address = v), "", "Preferred source address of our IPv4 routes."),
+    acted("DeviceRouteSourceAddressIPv6", Kind::Address6(|c, v| c.device_route_source_address_ipv6 = v), "", "Preferred source address of our IPv6 routes."),
+    acted("RemoveExternalRoutes", Kind::Flag(|c, v| c.remove_external_routes = v), "true", "Removes routes of others on workload interfaces, except the kernel's own."),
+    acted("IPv4NormalRoutePriority", Kind::Number(1, 2_147_483_646, |c, v| c.ipv4_normal_route_priority = v), "1024", "Metric of IPv4 routes to workloads."),
+    acted("IPv6NormalRoutePriority", Kind::Number(1, 2_147_483_646, |c, v| c.ipv6_normal_route_priority = v), "1024", "Metric of IPv6 routes to workloads."),
+    acted("IPv4ElevatedRoutePriority", Kind::Number(1, 2_147_483_646, |c, v| c.ipv4_elevated_route_priority = v), "512", "Metric of IPv4 routes while a live migration arrives.").not_yet(NO_MIGRATION),
+    acted("IPv6ElevatedRoutePriority", Kind::Number(1, 2_147_483_646, |c, v| c.ipv6_elevated_route_priority = v), "512", "Metric of IPv6 routes while a live migration arrives.").not_yet(NO_MIGRATION),
+    acted("LiveMigrationRouteConvergenceTime", Kind::Seconds(|c, v| c.live_migration_route_convergence_time = v), "30", "Seconds for which routes keep the elevated metric after a live migration.").not_yet(NO_MIGRATION),
+    acted("RouteRefreshInterval", Kind::Seconds(|c, v| c.route_refresh_interval = v), "90", "Seconds between checks of the routes against drift; 0 switches the check off."),
+    // Status
+    acted("EndpointReportingEnabled", Kind::Flag(|c, v| c.endpoint_reporting_enabled = v), "false", "Writes liveness and endpoint status to etcd; the Neutron driver switches it on.").not_yet(NO_REPORTING),
+    acted("EndpointReportingDelaySecs", Kind::Seconds(|c, v| c.endpoint_reporting_delay = v), "1", "Seconds between two endpoint status writes.").not_yet(NO_REPORTING),
+    acted("ReportingIntervalSecs", Kind::Seconds(|c, v| c.reporting_interval = v), "30", "Seconds between liveness reports; 0 switches them off.").not_yet(NO_REPORTING),
+    acted("ReportingTTLSecs", Kind::Seconds(|c, v| c.reporting_ttl = v), "90", "Seconds after which a liveness report expires.").not_yet(NO_REPORTING),
+    acted("HealthEnabled", Kind::Flag(|c, v| c.health_enabled = v), "false", "Serves `/liveness` and `/readiness`."),
+    acted("HealthHost", Kind::Text(|c, v| v.unwrap_or("0.0.0.0").clone_into(&mut c.health_host)), "localhost", "Host name or address on which health is served."),
+    acted("HealthPort", Kind::Port(|c, v| c.health_port = v), "9099", "TCP port on which health is served."),
+    acted("PrometheusMetricsEnabled", Kind::Flag(|c, v| c.prometheus_metrics_enabled = v), "false", "Serves `/metrics` in Prometheus' text form."),
+    acted("PrometheusMetricsHost", Kind::Address(|c, v| c.prometheus_metrics_host = v), "", "Address on which metrics are served; all addresses when not set."),
+    acted("PrometheusMetricsPort", Kind::Port(|c, v| c.prometheus_metrics_port = v), "9091", "TCP port on which metrics are served."),
+    // Logs
+    acted("LogSeverityScreen", Kind::Choice(LEVELS, |c, v| level(v).clone_into(&mut c.log_severity_screen)), "INFO", "Least severity of messages on standard error."),
+    acted("LogSeverityFile", Kind::Choice(LEVELS, |c, v| level(v).clone_into(&mut c.log_severity_file)), "INFO", "Least severity of messages in the log file."),
+    acted("LogFilePath", Kind::Path(|c, v| c.log_file = v), "none", "Log file beside standard error. Felix's own default is `/var/log/calico/felix.log`."),
+    acted("LogFormat", Kind::Choice(&["text", "json"], |c, v| c.log_json = v == "json"), "text", "Form of the messages: lines for people, or one JSON object to a line."),
+    // Dataplane
+    acted("BPFLogLevel", Kind::Choice(&["Off", "Info", "Debug"], |c, v| c.bpf_log = v != "Off"), "Off", "Lets the programs log their decisions through the agent's log; costs speed."),
+    acted("BPFMapSizeConntrack", Kind::Number(1024, 67_108_864, |c, v| c.bpf_map_size_conntrack = v), "512000", "Entries of each conntrack table, one for IPv4 and one for IPv6."),
+    acted("BPFPolicyTableLines", Kind::Number(4096, 33_554_432, |c, v| c.bpf_policy_table_lines = v), "524288", "Lines of 64 bytes in the policy table; two versions share it."),
+    acted("BPFJudgedMark", Kind::Bit(|c, v| c.bpf_judged_mark = v), "0x8000", "Bit of the packet mark that says \"judged\"; must be free of other uses.").local(),
+    acted("BPFPinDir", Kind::Path(|c, v| c.bpf_pin_dir = v.unwrap_or_default()), "/sys/fs/bpf/calico-ebpf", "Our directory under a bpffs, which is mounted on its parent if absent.").local(),
+    acted("BPFMidStreamGrace", Kind::Seconds(|c, v| c.bpf_mid_stream_grace = v), "30", "Seconds after a tap appeared in which TCP in mid-stream is taken up instead of dropped."),
+    acted("BPFConntrackTimeoutsTCPEstablished", Kind::Seconds(|c, v| c.conntrack_timeouts.tcp_established = v), "432000", "Seconds that an idle TCP connection lives."),
+    acted("BPFConntrackTimeoutsTCPUnreplied", Kind::Seconds(|c, v| c.conntrack_timeouts.tcp_unreplied = v), "120", "Seconds that an incomplete TCP handshake lives."),
+    acted("BPFConntrackTimeoutsTCPFin", Kind::Seconds(|c, v| c.conntrack_timeouts.tcp_fin = v), "120", "Seconds that a TCP connection lives after a FIN."),
+    acted("BPFConntrackTimeoutsTCPReset", Kind::Seconds(|c, v| c.conntrack_timeouts.tcp_reset = v), "10", "Seconds that a TCP connection lives after a RST."),
+    acted("BPFConntrackTimeoutsUDP", Kind::Seconds(|c, v| c.conntrack_timeouts.udp = v), "30", "Seconds that an unanswered UDP flow lives."),
+    acted("BPFConntrackTimeoutsUDPReplied", Kind::Seconds(|c, v| c.conntrack_timeouts.udp_replied = v), "120", "Seconds that an answered UDP flow lives."),
+    acted("BPFConntrackTimeoutsICMP", Kind::Seconds(|c, v| c.conntrack_timeouts.icmp = v), "30", "Seconds that an ICMP query lives."),
+    acted("BPFConntrackTimeoutsGeneric", Kind::Seconds(|c, v| c.conntrack_timeouts.generic = v), "600", "Seconds that a flow of any other protocol lives."),
+    acted("BPFConntrackTimeoutsSweepInterval", Kind::Seconds(|c, v| c.conntrack_timeouts.sweep_interval = v), "10", "Seconds between sweeps for expired flows."),
+];
+
+fn datastore_type(text: &str) -> DatastoreType {
+    if text == "file" {
+        DatastoreType::File
+    } else {
+        DatastoreType::Etcdv3
+    }
+}
+
+fn host_action(text: &str) -> EndpointToHostAction {
+    match text {
+        "ACCEPT" => EndpointToHostAction::Accept,
+        "RETURN" => EndpointToHostAction::Return,
+        _ => EndpointToHostAction::Drop,
+    }
+}
+
+/// Returns the `tracing` level filter of one of Felix's severities.
+fn level(text: &str) -> &'static str {
+    match text {
+        "TRACE" => "trace",
+        "DEBUG" => "debug",
+        "WARNING" => "warn",
+        "ERROR" | "FATAL" | "CRITICAL" => "error",
+        "NONE" => "off",
+        _ => "info",
+    }
+}
