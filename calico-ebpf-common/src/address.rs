@@ -137,17 +137,17 @@ pub struct PrefixTree {
 }
 crate::line_type!(PrefixTree);
 
-/// Returns the class of an IPv4 address by the prefixes that hold it.
+/// Returns the class of an IPv4 address by the prefixes that hold it; `tree` is the line of the [`PrefixTree`].
 #[inline(always)]
-pub fn prefix_class4<L: Lines + ?Sized>(lines: &L, root: &Root, address: u32) -> Option<Class> {
-    let tree: &PrefixTree = lines.line(root.prefixes4)?.read_as();
+pub fn prefix_class4<L: Lines + ?Sized>(lines: &L, tree: u32, address: u32) -> Option<Class> {
+    let tree: &PrefixTree = lines.line(tree)?.read_as();
     let address = if address == u32::MAX { u32::MAX - 1 } else { address };
     let mut node = 0_u32;
     for level in 0..MAX_LEVELS {
         let line = lines.line(tree.level_lines[level].wrapping_add(node))?;
         let mut count = 0_u32;
-        for word in line.words {
-            count += u32::from(word <= address);
+        for word in &line.words {
+            count += u32::from(*word <= address);
         }
         if level as u32 + 1 >= tree.levels {
             let rank = (node.wrapping_mul(FANOUT4)).wrapping_add(count);
@@ -158,10 +158,10 @@ pub fn prefix_class4<L: Lines + ?Sized>(lines: &L, root: &Root, address: u32) ->
     None
 }
 
-/// Returns the class of an IPv6 address by the prefixes that hold it.
+/// As [`prefix_class4`], for IPv6.
 #[inline(always)]
-pub fn prefix_class6<L: Lines + ?Sized>(lines: &L, root: &Root, address: [u64; 2]) -> Option<Class> {
-    let tree: &PrefixTree = lines.line(root.prefixes6)?.read_as();
+pub fn prefix_class6<L: Lines + ?Sized>(lines: &L, tree: u32, address: [u64; 2]) -> Option<Class> {
+    let tree: &PrefixTree = lines.line(tree)?.read_as();
     let low = if address[0] == u64::MAX && address[1] == u64::MAX { u64::MAX - 1 } else { address[1] };
     let mut node = 0_u32;
     for level in 0..MAX_LEVELS {
@@ -193,7 +193,7 @@ pub fn address_entry4<L: Lines + ?Sized>(lines: &L, root: &Root, address: u32) -
     if let Some(entry) = exact4(lines, root, address) {
         return Some(entry);
     }
-    let class = prefix_class4(lines, root, address)?;
+    let class = prefix_class4(lines, root.prefixes4, address)?;
     Some(AddressEntry { class, slot: SLOT_NONE })
 }
 
@@ -203,6 +203,6 @@ pub fn address_entry6<L: Lines + ?Sized>(lines: &L, root: &Root, address: [u64; 
     if let Some(entry) = exact6(lines, root, address) {
         return Some(entry);
     }
-    let class = prefix_class6(lines, root, address)?;
+    let class = prefix_class6(lines, root.prefixes6, address)?;
     Some(AddressEntry { class, slot: SLOT_NONE })
 }

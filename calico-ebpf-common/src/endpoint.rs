@@ -123,16 +123,16 @@ pub fn endpoint_at<'a, L: Lines + ?Sized>(lines: &'a L, root: &Root, slot: Slot)
     Some(lines.line(root.endpoints.wrapping_add(u32::from(slot)))?.read_as())
 }
 
-/// Returns the flags of the allowed source that holds `address`, or 0. Fixed addresses come first in the list, so
+/// Returns the flags of the allowed source that holds `address`, or 0, from the `count` lines at `first`. Fixed addresses come first in the list, so
 /// an address that is both fixed and a pair keeps the strict MAC check.
 #[inline(always)]
-pub fn source4_flags<L: Lines + ?Sized>(lines: &L, endpoint: &Endpoint, address: u32) -> u32 {
+pub fn source4_flags<L: Lines + ?Sized>(lines: &L, first: u32, count: u32, address: u32) -> u32 {
     let mut index = 0;
     while index < MAX_SOURCE_LINES {
-        if index >= endpoint.sources4_lines {
+        if index >= count {
             return 0;
         }
-        let Some(line) = lines.line(endpoint.sources4.wrapping_add(index)) else { return 0 };
+        let Some(line) = lines.line(first.wrapping_add(index)) else { return 0 };
         for entry in &source_line4(line).entries {
             if entry.flags != 0 && address & entry.mask == entry.prefix {
                 return entry.flags;
@@ -145,13 +145,13 @@ pub fn source4_flags<L: Lines + ?Sized>(lines: &L, endpoint: &Endpoint, address:
 
 /// As [`source4_flags`], for an IPv6 address as two numbers.
 #[inline(always)]
-pub fn source6_flags<L: Lines + ?Sized>(lines: &L, endpoint: &Endpoint, address: [u64; 2]) -> u32 {
+pub fn source6_flags<L: Lines + ?Sized>(lines: &L, first: u32, count: u32, address: [u64; 2]) -> u32 {
     let mut index = 0;
     while index < MAX_SOURCE_LINES {
-        if index >= endpoint.sources6_lines {
+        if index >= count {
             return 0;
         }
-        let Some(line) = lines.line(endpoint.sources6.wrapping_add(index)) else { return 0 };
+        let Some(line) = lines.line(first.wrapping_add(index)) else { return 0 };
         for entry in &source_line6(line).entries {
             if entry.flags != 0 && in_prefix6(address, entry.prefix, entry.prefix_length) {
                 return entry.flags;

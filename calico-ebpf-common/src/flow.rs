@@ -77,6 +77,18 @@ pub struct Flow {
 crate::shared_type!(Flow, 40);
 
 impl Flow {
+    /// No flow: all zero.
+    pub const NONE: Self = Self {
+        last_seen: 0,
+        created: 0,
+        generation: [0; 2],
+        rule: [0; 2],
+        slot: [0; 2],
+        flags: 0,
+        state: 0,
+        reserved: [0; 2],
+    };
+
     /// Returns whether TCP has closed the flow: a new SYN opens a new one.
     #[inline(always)]
     pub fn is_closed(&self) -> bool {

@@ -1,5 +1,37 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-//! The TC programs.
+//! The TC programs of calico-ebpf.
+//!
+//! `from_workload` sits on TC ingress of each tap and judges what the workload sends; `to_workload` sits on TC
+//! egress and judges what reaches the tap without having been judged. Both return `TC_ACT_UNSPEC` for what they let
+//! pass, so that programs attached behind them still run.
+
+mod antispoof;
+mod conntrack;
+mod counters;
+mod family;
+mod forward;
+mod host;
+mod judgement;
+mod packet;
+mod parse;
+mod policy;
+mod programs;
+mod related;
+mod settings;
+mod skb;
+mod tables;
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel lets only GPL-compatible programs use the helpers needed here.
+#[cfg(target_arch = "bpf")]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,0 +1,351 @@
+//! IPv4 and IPv6: what differs between them.
+
+use calico_ebpf_common::address::{AddressEntry, CLASS_NONE, exact4, exact6};
+use calico_ebpf_common::endpoint::{Endpoint, SLOT_NONE};
+use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
+use calico_ebpf_common::port::protocol;
+use calico_ebpf_common::verdict::DropReason;
+
+use crate::conntrack;
+use crate::packet::{Packet, PacketKind};
+use crate::skb::Skb;
+use crate::tables::{self, Tables};
+
+/// Where a destination leads, by the address alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Routable,
+    /// Link-local: reaches the host at most.
+    Link,
+    Multicast,
+    /// Must never be routed or reach the host from a workload.
+    Martian,
+}
+
+/// An address family.
+pub(crate) trait Family: Copy {
+    /// An address in the host's byte order.
+    type Address: Copy + PartialEq;
+    /// Key of the family's conntrack map.
+    type Key;
+
+    const ICMP_PROTOCOL: u8;
+    const UNSPECIFIED: Self::Address;
+    const DHCP_CLIENT_PORT: u16;
+    const DHCP_SERVER_PORT: u16;
+
+    fn icmp_kind(kind: u8) -> PacketKind;
+    /// Returns the query that an answer of type `kind` belongs to.
+    fn icmp_query_of(kind: u8) -> u8;
+
+    /// Parses the packet behind the Ethernet header.
+    fn parse(skb: &Skb) -> Result<Packet<Self>, DropReason>;
+
+    /// Returns the flow's key and whether the packet's source is the key's low side.
+    fn flow_key(packet: &Packet<Self>) -> (Self::Key, bool);
+    fn find_flow(key: &Self::Key) -> Option<*mut Flow>;
+    fn write_flow(key: &Self::Key, flow: &Flow, flags: u64) -> Result<(), i32>;
+    fn delete_flow(key: &Self::Key);
+
+    fn address_entry(tables: &Tables, address: Self::Address) -> Result<AddressEntry, DropReason>;
+    /// Returns the `SOURCE_*` flags of an address that the endpoint may use as source, or 0.
+    fn source_flags(endpoint: &Endpoint, address: Self::Address) -> u32;
+    fn scope(address: Self::Address) -> Scope;
+    /// Returns whether the address is of fe80::/64, which every interface has one of.
+    fn is_own_link_local(address: Self::Address) -> bool;
+    /// Returns whether packets to the address are never routed.
+    fn stays_on_link(address: Self::Address) -> bool;
+    /// Makes an address of two numbers, high half first.
+    fn from_halves(halves: [u64; 2]) -> Self::Address;
+    /// Returns whether DHCP clients send to the address to reach any server.
+    fn is_dhcp_group(address: Self::Address) -> bool;
+    /// Decrements TTL or hop limit in the packet.
+    fn decrement_hop_limit(skb: &Skb) -> Result<(), DropReason>;
+    /// Parses the packet that an ICMP error quotes at `offset`.
+    fn parse_quoted(skb: &Skb, offset: usize, bytes: usize) -> Result<Packet<Self>, DropReason>;
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct V4;
+
+#[derive(Clone, Copy)]
+pub(crate) struct V6;
+
+impl Family for V4 {
+    type Address = u32;
+    type Key = FlowKey4;
+
+    const ICMP_PROTOCOL: u8 = protocol::ICMP;
+    const UNSPECIFIED: u32 = 0;
+    const DHCP_CLIENT_PORT: u16 = 68;
+    const DHCP_SERVER_PORT: u16 = 67;
+
+    #[inline(always)]
+    fn icmp_kind(kind: u8) -> PacketKind {
+        match kind {
+            8 | 13 | 15 | 17 => PacketKind::IcmpQuery,
+            0 | 14 | 16 | 18 => PacketKind::IcmpReply,
+            3 | 4 | 5 | 11 | 12 => PacketKind::IcmpError,
+            _ => PacketKind::Plain,
+        }
+    }
+
+    #[inline(always)]
+    fn icmp_query_of(kind: u8) -> u8 {
+        if kind == 0 { 8 } else { kind - 1 }
+    }
+
+    #[inline(always)]
+    fn parse(skb: &Skb) -> Result<Packet<Self>, DropReason> {
+        crate::parse::ipv4::parse(skb)
+    }
+
+    #[inline(always)]
+    fn flow_key(packet: &Packet<Self>) -> (FlowKey4, bool) {
+        let source = u64::from(packet.source) << 16 | u64::from(packet.source_port);
+        let destination = u64::from(packet.destination) << 16 | u64::from(packet.destination_port);
+        let source_is_low = source <= destination;
+        let (low, high) = if source_is_low { (source, destination) } else { (destination, source) };
+        let key = FlowKey4 {
+            low_address: ((low >> 16) as u32).to_be_bytes(),
+            high_address: ((high >> 16) as u32).to_be_bytes(),
+            low_port: (low as u16).to_be_bytes(),
+            high_port: (high as u16).to_be_bytes(),
+            protocol: packet.protocol,
+            reserved: [0; 3],
+        };
+        (key, source_is_low)
+    }
+
+    #[inline(always)]
+    fn find_flow(key: &FlowKey4) -> Option<*mut Flow> {
+        conntrack::find4(key)
+    }
+
+    #[inline(always)]
+    fn write_flow(key: &FlowKey4, flow: &Flow, flags: u64) -> Result<(), i32> {
+        conntrack::write4(key, flow, flags)
+    }
+
+    #[inline(always)]
+    fn delete_flow(key: &FlowKey4) {
+        conntrack::delete4(key);
+    }
+
+    #[inline(always)]
+    fn address_entry(tables: &Tables, address: u32) -> Result<AddressEntry, DropReason> {
+        match exact4(tables, tables.root(), address) {
+            Some(entry) => Ok(entry),
+            None => by_prefix(tables::prefix_class4(tables.root().prefixes4, address)),
+        }
+    }
+
+    #[inline(always)]
+    fn source_flags(endpoint: &Endpoint, address: u32) -> u32 {
+        tables::source4_flags(endpoint.sources4, endpoint.sources4_lines, address)
+    }
+
+    #[inline(always)]
+    fn scope(address: u32) -> Scope {
+        match (address >> 24) as u8 {
+            0 | 127 => Scope::Martian,
+            224..=239 => Scope::Multicast,
+            // 240/4 is reserved; its last address is the limited broadcast.
+            240..=255 => {
+                if address == u32::MAX { Scope::Multicast } else { Scope::Martian }
+            }
+            169 if address >> 16 == 0xa9fe => Scope::Link,
+            _ => Scope::Routable,
+        }
+    }
+
+    #[inline(always)]
+    fn is_own_link_local(_address: u32) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn stays_on_link(address: u32) -> bool {
+        matches!(Self::scope(address), Scope::Multicast | Scope::Link)
+    }
+
+    #[inline(always)]
+    fn from_halves(halves: [u64; 2]) -> u32 {
+        halves[1] as u32
+    }
+
+    #[inline(always)]
+    fn is_dhcp_group(address: u32) -> bool {
+        address == u32::MAX
+    }
+
+    #[inline(always)]
+    fn decrement_hop_limit(skb: &Skb) -> Result<(), DropReason> {
+        const TTL: usize = crate::parse::ethernet::ETHERNET_BYTES + 8;
+        const CHECKSUM: usize = crate::parse::ethernet::ETHERNET_BYTES + 10;
+        let ttl: u8 = skb.load(TTL)?;
+        let checksum: u16 = skb.load(CHECKSUM)?;
+        skb.store(TTL, ttl.wrapping_sub(1))?;
+        // RFC 1624 for a decrement of a word's high byte: add 0x0100 in network order with end-around carry, as the
+        // kernel's ip_decrease_ttl does.
+        let sum = u32::from(checksum) + u32::from(0x0100_u16.to_be());
+        let sum = (sum + u32::from(sum >= 0xffff)) as u16;
+        skb.store(CHECKSUM, sum)
+    }
+
+    #[inline(always)]
+    fn parse_quoted(skb: &Skb, offset: usize, bytes: usize) -> Result<Packet<Self>, DropReason> {
+        crate::related::parse_quoted4(skb, offset, bytes)
+    }
+}
+
+impl Family for V6 {
+    type Address = [u64; 2];
+    type Key = FlowKey6;
+
+    const ICMP_PROTOCOL: u8 = protocol::ICMPV6;
+    const UNSPECIFIED: [u64; 2] = [0; 2];
+    const DHCP_CLIENT_PORT: u16 = 546;
+    const DHCP_SERVER_PORT: u16 = 547;
+
+    #[inline(always)]
+    fn icmp_kind(kind: u8) -> PacketKind {
+        match kind {
+            128 => PacketKind::IcmpQuery,
+            129 => PacketKind::IcmpReply,
+            1..=4 => PacketKind::IcmpError,
+            130..=137 | 143 => PacketKind::Neighbor,
+            _ => PacketKind::Plain,
+        }
+    }
+
+    #[inline(always)]
+    fn icmp_query_of(_kind: u8) -> u8 {
+        128
+    }
+
+    #[inline(always)]
+    fn parse(skb: &Skb) -> Result<Packet<Self>, DropReason> {
+        crate::parse::ipv6::parse(skb)
+    }
+
+    #[inline(always)]
+    fn flow_key(packet: &Packet<Self>) -> (FlowKey6, bool) {
+        let source = (packet.source, packet.source_port);
+        let destination = (packet.destination, packet.destination_port);
+        let source_is_low = is_low(packet);
+        let (low, high) = if source_is_low { (source, destination) } else { (destination, source) };
+        let key = FlowKey6 {
+            low_address: address_bytes(low.0),
+            high_address: address_bytes(high.0),
+            low_port: low.1.to_be_bytes(),
+            high_port: high.1.to_be_bytes(),
+            protocol: packet.protocol,
+            reserved: [0; 3],
+        };
+        (key, source_is_low)
+    }
+
+    #[inline(always)]
+    fn find_flow(key: &FlowKey6) -> Option<*mut Flow> {
+        conntrack::find6(key)
+    }
+
+    #[inline(always)]
+    fn write_flow(key: &FlowKey6, flow: &Flow, flags: u64) -> Result<(), i32> {
+        conntrack::write6(key, flow, flags)
+    }
+
+    #[inline(always)]
+    fn delete_flow(key: &FlowKey6) {
+        conntrack::delete6(key);
+    }
+
+    #[inline(always)]
+    fn address_entry(tables: &Tables, address: [u64; 2]) -> Result<AddressEntry, DropReason> {
+        match exact6(tables, tables.root(), address) {
+            Some(entry) => Ok(entry),
+            None => by_prefix(tables::prefix_class6(tables.root().prefixes6, address[0], address[1])),
+        }
+    }
+
+    #[inline(always)]
+    fn source_flags(endpoint: &Endpoint, address: [u64; 2]) -> u32 {
+        tables::source6_flags(endpoint.sources6, endpoint.sources6_lines, address[0], address[1])
+    }
+
+    #[inline(always)]
+    fn scope(address: [u64; 2]) -> Scope {
+        let first = (address[0] >> 48) as u16;
+        if first >> 8 == 0xff {
+            return Scope::Multicast;
+        }
+        if first & 0xffc0 == 0xfe80 {
+            return Scope::Link;
+        }
+        // ::/96 (unspecified, loopback, IPv4-compatible) and ::ffff:0:0/96 (IPv4-mapped) never stand on the wire.
+        if address[0] == 0 && (address[1] >> 32 == 0 || address[1] >> 32 == 0xffff) {
+            return Scope::Martian;
+        }
+        Scope::Routable
+    }
+
+    #[inline(always)]
+    fn is_own_link_local(address: [u64; 2]) -> bool {
+        address[0] == 0xfe80 << 48
+    }
+
+    #[inline(always)]
+    fn stays_on_link(address: [u64; 2]) -> bool {
+        matches!(Self::scope(address), Scope::Multicast | Scope::Link)
+    }
+
+    #[inline(always)]
+    fn from_halves(halves: [u64; 2]) -> [u64; 2] {
+        halves
+    }
+
+    /// All_DHCP_Relay_Agents_and_Servers, ff02::1:2 (RFC 8415 section 7.1).
+    #[inline(always)]
+    fn is_dhcp_group(address: [u64; 2]) -> bool {
+        address == [0xff02 << 48, 0x0001_0002]
+    }
+
+    #[inline(always)]
+    fn decrement_hop_limit(skb: &Skb) -> Result<(), DropReason> {
+        const HOP_LIMIT: usize = crate::parse::ethernet::ETHERNET_BYTES + 7;
+        let hop_limit: u8 = skb.load(HOP_LIMIT)?;
+        skb.store(HOP_LIMIT, hop_limit.wrapping_sub(1))
+    }
+
+    #[inline(always)]
+    fn parse_quoted(skb: &Skb, offset: usize, bytes: usize) -> Result<Packet<Self>, DropReason> {
+        crate::related::parse_quoted6(skb, offset, bytes)
+    }
+}
+
+/// Makes the entry of an address that only prefixes hold.
+#[inline(always)]
+fn by_prefix(class: u32) -> Result<AddressEntry, DropReason> {
+    let class = class as u16;
+    if class == CLASS_NONE { Err(DropReason::NoPolicyTable) } else { Ok(AddressEntry { class, slot: SLOT_NONE }) }
+}
+
+#[inline(always)]
+fn is_low(packet: &Packet<V6>) -> bool {
+    let (source, destination) = (packet.source, packet.destination);
+    if source[0] != destination[0] {
+        return source[0] < destination[0];
+    }
+    if source[1] != destination[1] {
+        return source[1] < destination[1];
+    }
+    packet.source_port <= packet.destination_port
+}
+
+#[inline(always)]
+fn address_bytes(address: [u64; 2]) -> [u8; 16] {
+    let bytes = [address[0].to_be_bytes(), address[1].to_be_bytes()];
+    // SAFETY: two arrays of eight bytes are sixteen bytes.
+    unsafe { core::mem::transmute(bytes) }
+}

@@ -1,0 +1,164 @@
+//! Who is at each end of a flow, and what their policies say of its first packet.
+
+use calico_ebpf_common::address::AddressEntry;
+use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, Slot};
+use calico_ebpf_common::flow::{
+    FLOW_ORIGIN_ANY_MAC, FLOW_ORIGIN_LOW, FLOW_RESPONDER_ANY_MAC, Flow, STATE_REPLIED,
+};
+use calico_ebpf_common::port::protocol;
+use calico_ebpf_common::verdict::DropReason;
+
+use crate::conntrack::{self, Seen};
+use crate::family::Family;
+use crate::host;
+use crate::packet::Packet;
+use crate::parse::transport::{TCP_ACK, TCP_RST};
+use crate::policy::Classes;
+use crate::skb::Skb;
+use crate::tables::Tables;
+
+/// One end of a flow.
+#[derive(Clone, Copy)]
+pub(crate) struct End<'a> {
+    pub(crate) slot: Slot,
+    /// The local endpoint, if the end is one.
+    pub(crate) endpoint: Option<&'a Endpoint>,
+}
+
+impl<'a> End<'a> {
+    /// Returns the end that an address belongs to.
+    #[inline(always)]
+    pub(crate) fn of_address(tables: &'a Tables, entry: AddressEntry) -> Self {
+        let endpoint = tables.endpoint(entry.slot);
+        match endpoint {
+            Some(_) => Self { slot: entry.slot, endpoint },
+            None if entry.slot == SLOT_HOST => Self { slot: SLOT_HOST, endpoint: None },
+            None => Self { slot: SLOT_NONE, endpoint: None },
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn of_endpoint(slot: Slot, endpoint: &'a Endpoint) -> Self {
+        Self { slot, endpoint: Some(endpoint) }
+    }
+
+    #[inline(always)]
+    fn generation(&self) -> u32 {
+        match self.endpoint {
+            Some(endpoint) => endpoint.generation,
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn takes_up_mid_stream(&self, now: u64) -> bool {
+        match self.endpoint {
+            Some(endpoint) => now < endpoint.loose_until,
+            None => false,
+        }
+    }
+}
+
+/// The ends of a flow, originator first, and the rules that decided.
+pub(crate) struct Judged<'a> {
+    pub(crate) originator: End<'a>,
+    pub(crate) responder: End<'a>,
+    rule: [u32; 2],
+}
+
+/// Judges the first packet of a flow: egress policy of the originator, then ingress policy of the responder, or what
+/// applies to the host in its place. What the host itself opens is allowed.
+#[inline(always)]
+pub(crate) fn judge<'a, F: Family>(
+    skb: &Skb,
+    tables: &Tables,
+    first: &Packet<F>,
+    classes: &Classes,
+    originator: End<'a>,
+    responder: End<'a>,
+) -> Result<Judged<'a>, DropReason> {
+    let mut rule = [0_u32; 2];
+    if originator.slot != SLOT_HOST {
+        if let Some(endpoint) = originator.endpoint {
+            host::check_encapsulation(first)?;
+            rule[0] = classes.egress(skb, tables, endpoint)?.rule();
+        }
+        if let Some(endpoint) = responder.endpoint {
+            rule[1] = classes.ingress(skb, tables, endpoint)?.rule();
+        } else if responder.slot == SLOT_HOST {
+            host::endpoint_to_host_action()?;
+        }
+    }
+    Ok(Judged { originator, responder, rule })
+}
+
+/// Refuses TCP in mid-stream without a flow, except for a short time after an end appeared on this host.
+#[inline(always)]
+pub(crate) fn check_opens<F: Family>(packet: &Packet<F>, source: End<'_>, destination: End<'_>) -> Result<(), DropReason> {
+    if packet.protocol != protocol::TCP || conntrack::opens(packet) {
+        return Ok(());
+    }
+    let now = conntrack::now();
+    let taken_up = source.takes_up_mid_stream(now) || destination.takes_up_mid_stream(now);
+    if taken_up && packet.tcp_flags & (TCP_ACK | TCP_RST) == TCP_ACK {
+        return Ok(());
+    }
+    Err(DropReason::NoFlow)
+}
+
+impl<'a> Judged<'a> {
+    /// A flow that the host opens to `responder`: allowed by no rule.
+    #[inline(always)]
+    pub(crate) fn by_host(responder: End<'a>) -> Self {
+        Self { originator: End { slot: SLOT_HOST, endpoint: None }, responder, rule: [0; 2] }
+    }
+
+    /// Returns the entry of a new flow whose first packet is the one `seen`.
+    #[inline(always)]
+    pub(crate) fn new_flow<F: Family>(&self, seen: &Seen<F>, source_any_mac: bool) -> Flow {
+        let now = conntrack::now();
+        let mut flags = if seen.source_is_low { FLOW_ORIGIN_LOW } else { 0 };
+        if source_any_mac {
+            flags |= FLOW_ORIGIN_ANY_MAC;
+        }
+        self.flow(now, now, flags, 0)
+    }
+
+    /// Returns the entry of a flow that was judged again on the packet `seen`.
+    #[inline(always)]
+    pub(crate) fn kept_flow<F: Family>(
+        &self,
+        seen: &Seen<F>,
+        old: &Flow,
+        original: bool,
+        source_any_mac: bool,
+    ) -> Flow {
+        let origin_low = seen.source_is_low == original;
+        let mut flags = if origin_low { FLOW_ORIGIN_LOW } else { 0 };
+        let (mine, other) = if original {
+            (FLOW_ORIGIN_ANY_MAC, FLOW_RESPONDER_ANY_MAC)
+        } else {
+            (FLOW_RESPONDER_ANY_MAC, FLOW_ORIGIN_ANY_MAC)
+        };
+        flags |= old.flags & other;
+        if source_any_mac {
+            flags |= mine;
+        }
+        let state = if original { old.state } else { old.state | STATE_REPLIED };
+        self.flow(old.created, conntrack::now(), flags, state)
+    }
+
+    #[inline(always)]
+    fn flow(&self, created: u64, last_seen: u64, flags: u8, state: u8) -> Flow {
+        Flow {
+            last_seen,
+            created,
+            generation: [self.originator.generation(), self.responder.generation()],
+            rule: self.rule,
+            slot: [self.originator.slot, self.responder.slot],
+            flags,
+            state,
+            reserved: [0; 2],
+        }
+    }
+}

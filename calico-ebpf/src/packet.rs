@@ -1,0 +1,60 @@
+//! A parsed packet.
+
+use crate::family::Family;
+
+/// How conntrack and policy treat a packet beyond its tuple.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PacketKind {
+    /// TCP, UDP and everything that is tracked by its addresses and ports.
+    Plain,
+    /// ICMP query: opens a flow.
+    IcmpQuery,
+    /// Answer to an ICMP query: only as the reply of a flow.
+    IcmpReply,
+    /// ICMP error: only when it quotes a live flow.
+    IcmpError,
+    /// Neighbour discovery and MLD: to the host only.
+    Neighbor,
+}
+
+/// A packet's facts. Addresses and ports are in the host's byte order.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet<F: Family> {
+    pub(crate) source: F::Address,
+    pub(crate) destination: F::Address,
+    pub(crate) protocol: u8,
+    /// TTL or hop limit as received.
+    pub(crate) hop_limit: u8,
+    pub(crate) tcp_flags: u8,
+    /// Port, or what stands for it in the flow's key (ICMP: see `calico_ebpf_common::flow::ICMP_PORT`).
+    pub(crate) source_port: u16,
+    pub(crate) destination_port: u16,
+    /// What the port class is looked up by: destination port, or ICMP `type << 8 | code` of the flow's first packet.
+    pub(crate) class_value: u16,
+    /// Offset of the transport header in the frame.
+    pub(crate) transport_offset: usize,
+    /// Bytes of the packet from the transport header on, as the IP header states.
+    pub(crate) transport_bytes: usize,
+    pub(crate) kind: PacketKind,
+}
+
+impl<F: Family> Packet<F> {
+    /// Returns the facts of the flow's first packet, given one of its replies.
+    #[inline(always)]
+    pub(crate) fn reversed(&self) -> Self {
+        let class_value = match self.kind {
+            PacketKind::Plain => self.source_port,
+            PacketKind::IcmpQuery | PacketKind::IcmpReply | PacketKind::IcmpError | PacketKind::Neighbor => {
+                self.class_value
+            }
+        };
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            class_value,
+            ..*self
+        }
+    }
+}

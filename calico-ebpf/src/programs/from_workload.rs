@@ -1,0 +1,277 @@
+//! TC ingress of a tap: judges what the workload sends, and sends it on.
+//!
+//! The program itself holds the fast path: parse, one conntrack look-up, send. Everything else is in functions of
+//! their own ([`unsettled`], [`arp`]): they parse again, so that both stay within the 512 bytes of stack.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, SOURCE_ANY_MAC, Slot};
+use calico_ebpf_common::flow::{FLOW_ORIGIN_ANY_MAC, FLOW_RESPONDER_ANY_MAC, Flow};
+use calico_ebpf_common::verdict::{DropReason, PassReason};
+
+use super::drop_packet;
+use crate::antispoof;
+use crate::conntrack::{self, Meaning, Place};
+use crate::family::{Family, V4, V6};
+use crate::forward::{self, Action};
+use crate::host;
+use crate::judgement::{End, check_opens, judge};
+use crate::packet::{Packet, PacketKind};
+use crate::parse::ethernet::{self, EtherType, Ethernet, is_group};
+use crate::policy::Classes;
+use crate::related;
+use crate::settings;
+use crate::skb::Skb;
+use crate::tables::Tables;
+
+#[classifier]
+pub(crate) fn from_workload(context: TcContext) -> i32 {
+    verdict(&context)
+}
+
+/// Returns the TC verdict of a packet from a workload.
+#[inline(always)]
+pub(super) fn verdict(context: &TcContext) -> i32 {
+    let skb = Skb::new(context.skb.skb);
+    match try_from_workload(&skb) {
+        Ok(action) => action,
+        Err(reason) => drop_packet(&skb, reason),
+    }
+}
+
+/// The sender: the endpoint of the tap, and the frame's header.
+struct Sender<'a> {
+    slot: Slot,
+    endpoint: &'a Endpoint,
+    ethernet: Ethernet,
+}
+
+#[inline(always)]
+fn try_from_workload(skb: &Skb) -> Result<Action, DropReason> {
+    let mark = skb.mark();
+    if mark & settings::judged_mark() != 0 {
+        skb.set_mark(mark & !settings::judged_mark());
+    }
+    skb.make_headers_linear();
+    let tables = Tables::active()?;
+    let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
+    let (ethernet, ethertype) = ethernet::parse(skb)?;
+    let sender = Sender { slot, endpoint, ethernet };
+    match ethertype {
+        EtherType::Ipv4 => from_sender::<V4>(skb, &tables, &sender),
+        EtherType::Ipv6 => {
+            if !settings::ipv6() {
+                return Err(DropReason::Ipv6Disabled);
+            }
+            from_sender::<V6>(skb, &tables, &sender)
+        }
+        EtherType::Arp => Ok(arp(skb.raw())),
+    }
+}
+
+/// The fast path: the packet continues a flow that was judged under the policy in force.
+#[inline(always)]
+fn from_sender<F: Family>(skb: &Skb, tables: &Tables, sender: &Sender<'_>) -> Result<Action, DropReason> {
+    let packet = F::parse(skb)?;
+    match packet.kind {
+        PacketKind::IcmpError | PacketKind::Neighbor => return Ok(unsettled::<F>(skb.raw(), 0)),
+        PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
+    }
+    let seen = conntrack::look_up(&packet);
+    let Some(flow) = seen.flow() else {
+        return Ok(unsettled::<F>(skb.raw(), 1));
+    };
+    let place = seen.place(&flow);
+    if is_current(sender, &flow, &place) && !conntrack::is_syn(&packet) {
+        if let Some(end) = current_destination(tables, &place) {
+            seen.touch(&flow, &packet, place.original);
+            return send(skb, &packet, end);
+        }
+    }
+    Ok(unsettled::<F>(skb.raw(), 0))
+}
+
+/// Returns whether the flow's source is this sender, judged under its present policy, and the frame comes from a
+/// MAC that may use the address. The address itself was checked when the flow was opened: another sender's packet
+/// with the same tuple has another slot.
+#[inline(always)]
+fn is_current(sender: &Sender<'_>, flow: &Flow, place: &Place) -> bool {
+    if place.source_slot != sender.slot || place.source_generation != sender.endpoint.generation {
+        return false;
+    }
+    if sender.ethernet.source == sender.endpoint.mac {
+        return true;
+    }
+    let any_mac = if place.original { FLOW_ORIGIN_ANY_MAC } else { FLOW_RESPONDER_ANY_MAC };
+    flow.flags & any_mac != 0 && !is_group(sender.ethernet.source)
+}
+
+/// Returns the flow's destination, or `None` if its policy changed since the flow was judged.
+#[inline(always)]
+fn current_destination<'a>(tables: &'a Tables, place: &Place) -> Option<End<'a>> {
+    if place.destination_slot == SLOT_NONE || place.destination_slot == SLOT_HOST {
+        return Some(End { slot: place.destination_slot, endpoint: None });
+    }
+    let endpoint = tables.endpoint(place.destination_slot)?;
+    if endpoint.generation != place.destination_generation {
+        return None;
+    }
+    Some(End::of_endpoint(place.destination_slot, endpoint))
+}
+
+#[inline(always)]
+fn send<F: Family>(skb: &Skb, packet: &Packet<F>, destination: End<'_>) -> Result<Action, DropReason> {
+    if let Some(target) = destination.endpoint {
+        return forward::to_workload(skb, packet, target, PassReason::LocalWorkload);
+    }
+    let reason = if destination.slot == SLOT_HOST { PassReason::Host } else { PassReason::Remote };
+    Ok(forward::to_stack(skb, reason))
+}
+
+/// Judges a packet that the fast path does not settle: a new flow, a flow whose verdict may no longer hold, an ICMP
+/// error, neighbour discovery. `no_flow` is 1 when the look-up found none. Returns the TC verdict.
+#[inline(never)]
+fn unsettled<F: Family>(raw: *mut __sk_buff, no_flow: u32) -> i32 {
+    let skb = Skb::new(raw);
+    match try_unsettled::<F>(&skb, no_flow != 0) {
+        Ok(action) => action,
+        Err(reason) => drop_packet(&skb, reason),
+    }
+}
+
+#[inline(always)]
+fn try_unsettled<F: Family>(skb: &Skb, no_flow: bool) -> Result<Action, DropReason> {
+    let tables = Tables::active()?;
+    let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
+    let ethernet: Ethernet = skb.load(0)?;
+    let sender = Sender { slot, endpoint, ethernet };
+    let packet = F::parse(skb)?;
+    if host::is_dhcp_server(&packet) {
+        return Err(DropReason::DhcpServer);
+    }
+    match packet.kind {
+        PacketKind::Neighbor => return neighbor(skb, &tables, &sender, &packet),
+        PacketKind::IcmpError => return icmp_error(skb, &tables, &sender, &packet),
+        PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
+    }
+    if host::has_dhcp_client_ports(&packet) && host::is_dhcp_to_host(&tables, endpoint, &sender.ethernet, &packet)? {
+        return Ok(forward::unjudged(skb, PassReason::Dhcp));
+    }
+    judge_packet(skb, &tables, &sender, &packet, no_flow)
+}
+
+/// Judges a packet as the first of a flow, or a flow again by its first packet.
+#[inline(always)]
+fn judge_packet<F: Family>(
+    skb: &Skb,
+    tables: &Tables,
+    sender: &Sender<'_>,
+    packet: &Packet<F>,
+    no_flow: bool,
+) -> Result<Action, DropReason> {
+    let source_flags = antispoof::check_source::<F>(sender.endpoint, &sender.ethernet, packet.source)?;
+    let any_mac = source_flags & SOURCE_ANY_MAC != 0;
+    let seen = if no_flow { conntrack::without_flow(packet) } else { conntrack::look_up(packet) };
+    let flow = seen.flow();
+    let (old, meaning, original) = match flow {
+        Some(flow) => {
+            let place = seen.place(&flow);
+            (flow, conntrack::meaning(packet, &flow, &place), place.original)
+        }
+        None => (Flow::NONE, Meaning::Opens, true),
+    };
+    let forward = original || meaning != Meaning::Continues;
+    let first = if forward { *packet } else { packet.reversed() };
+    let classes = Classes::of(tables, &first)?;
+    let peer_entry = if forward { classes.destination } else { classes.source };
+    host::check_destination::<F>(packet.destination, peer_entry.slot)?;
+    let me = End::of_endpoint(sender.slot, sender.endpoint);
+    let peer = End::of_address(tables, peer_entry);
+    if meaning != Meaning::Continues {
+        if peer.slot == SLOT_HOST && host::is_always_allowed(packet) {
+            return Ok(forward::unjudged(skb, PassReason::Host));
+        }
+        check_opens(packet, me, peer)?;
+    }
+    let (originator, responder) = if forward { (me, peer) } else { (peer, me) };
+    let judged = match judge(skb, tables, &first, &classes, originator, responder) {
+        Ok(judged) => judged,
+        Err(reason) => {
+            if meaning != Meaning::Aside {
+                seen.close();
+            }
+            return Err(reason);
+        }
+    };
+    let room = match meaning {
+        Meaning::Opens => seen.open(&judged.new_flow(&seen, any_mac)),
+        Meaning::Continues => seen.open(&judged.kept_flow(&seen, &old, original, any_mac)),
+        Meaning::Aside => true,
+    };
+    if !room {
+        return untracked(skb, packet, peer);
+    }
+    send(skb, packet, peer)
+}
+
+/// No room for the flow: this packet passes by policy alone, and so must each that follows, in both directions.
+#[inline(always)]
+fn untracked<F: Family>(skb: &Skb, packet: &Packet<F>, destination: End<'_>) -> Result<Action, DropReason> {
+    match destination.endpoint {
+        Some(target) => forward::to_workload(skb, packet, target, PassReason::Untracked),
+        None => Ok(forward::to_stack(skb, PassReason::Untracked)),
+    }
+}
+
+/// Neighbour discovery and MLD reach the host only.
+#[inline(always)]
+fn neighbor<F: Family>(
+    skb: &Skb,
+    tables: &Tables,
+    sender: &Sender<'_>,
+    packet: &Packet<F>,
+) -> Result<Action, DropReason> {
+    antispoof::check_neighbor(skb, sender.endpoint, &sender.ethernet, packet)?;
+    if !F::stays_on_link(packet.destination) && F::address_entry(tables, packet.destination)?.slot != SLOT_HOST {
+        return Err(DropReason::NeighborSender);
+    }
+    Ok(forward::unjudged(skb, PassReason::Neighbor))
+}
+
+/// An ICMP error about a packet that the workload received: to whoever sent that packet.
+#[inline(always)]
+fn icmp_error<F: Family>(
+    skb: &Skb,
+    tables: &Tables,
+    sender: &Sender<'_>,
+    packet: &Packet<F>,
+) -> Result<Action, DropReason> {
+    antispoof::check_source::<F>(sender.endpoint, &sender.ethernet, packet.source)?;
+    let place = related::quoted_place(skb, packet, true)?;
+    if place.destination_slot != sender.slot {
+        return Err(DropReason::IcmpUnrelated);
+    }
+    let entry = F::address_entry(tables, packet.destination)?;
+    host::check_destination::<F>(packet.destination, entry.slot)?;
+    send(skb, packet, End::of_address(tables, entry))
+}
+
+/// Judges an ARP packet. Returns the TC verdict.
+#[inline(never)]
+fn arp(raw: *mut __sk_buff) -> i32 {
+    let skb = Skb::new(raw);
+    match try_arp(&skb) {
+        Ok(action) => action,
+        Err(reason) => drop_packet(&skb, reason),
+    }
+}
+
+#[inline(always)]
+fn try_arp(skb: &Skb) -> Result<Action, DropReason> {
+    let tables = Tables::active()?;
+    let (_, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
+    let ethernet: Ethernet = skb.load(0)?;
+    antispoof::check_arp(skb, endpoint, &ethernet)?;
+    Ok(forward::unjudged(skb, PassReason::Neighbor))
+}

@@ -1,0 +1,78 @@
+//! Programs that the agent runs with BPF_PROG_TEST_RUN; never attached to an interface.
+
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use calico_ebpf_common::expire::{Clock, ExpireEntry, ExpireHeader, HEADER_BYTES, MAX_ENTRIES};
+use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
+use calico_ebpf_common::verdict::DropReason;
+
+use crate::conntrack;
+use crate::skb::{Header, Skb};
+
+// SAFETY: plain numbers accept every bit pattern.
+unsafe impl Header for ExpireHeader {}
+// SAFETY: as above.
+unsafe impl Header for Clock {}
+// SAFETY: as above.
+unsafe impl Header for FlowKey4 {}
+// SAFETY: as above.
+unsafe impl Header for FlowKey6 {}
+// SAFETY: as above.
+unsafe impl Header for u64 {}
+
+/// Deletes the flows that the packet names (see [`ExpireHeader`]) and that no packet has touched since the agent
+/// read them. Returns how many it deleted.
+#[classifier]
+pub(crate) fn expire_flows(context: TcContext) -> i32 {
+    let skb = Skb::new(context.skb.skb);
+    match try_expire(&skb) {
+        Ok(deleted) => deleted,
+        Err(_) => 0,
+    }
+}
+
+#[inline(always)]
+fn try_expire(skb: &Skb) -> Result<i32, DropReason> {
+    let header: ExpireHeader = skb.load(0)?;
+    let mut deleted = 0;
+    for index in 0..MAX_ENTRIES {
+        if index as u32 >= header.count {
+            break;
+        }
+        let offset = HEADER_BYTES + index * size_of::<ExpireEntry>();
+        let last_seen: u64 = skb.load(offset + size_of::<FlowKey6>())?;
+        if header.family == 4 {
+            let key: FlowKey4 = skb.load(offset)?;
+            if is_untouched(conntrack::find4(&key), last_seen) {
+                conntrack::delete4(&key);
+                deleted += 1;
+            }
+        } else {
+            let key: FlowKey6 = skb.load(offset)?;
+            if is_untouched(conntrack::find6(&key), last_seen) {
+                conntrack::delete6(&key);
+                deleted += 1;
+            }
+        }
+    }
+    Ok(deleted)
+}
+
+#[inline(always)]
+fn is_untouched(entry: Option<*mut Flow>, last_seen: u64) -> bool {
+    // SAFETY: points to a map value, which stays mapped while the program runs.
+    entry.is_some_and(|flow| unsafe { (*flow).last_seen == last_seen })
+}
+
+/// Writes both clocks at the start of its packet (see [`Clock`]).
+#[classifier]
+pub(crate) fn read_clock(context: TcContext) -> i32 {
+    let skb = Skb::new(context.skb.skb);
+    // SAFETY: no arguments.
+    let clock = unsafe { Clock { jiffies: bpf_jiffies64(), monotonic_ns: bpf_ktime_get_ns() } };
+    match skb.store(0, clock) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}

@@ -1,0 +1,212 @@
+//! TC egress of a tap: judges what reaches the workload without having been judged.
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, Slot};
+use calico_ebpf_common::flow::Flow;
+use calico_ebpf_common::verdict::{DropReason, PassReason};
+
+use super::drop_packet;
+use crate::antispoof;
+use crate::conntrack::{self, Meaning};
+use crate::family::{Family, V4, V6};
+use crate::forward::{self, Action};
+use crate::judgement::{End, Judged, check_opens, judge};
+use crate::packet::{Packet, PacketKind};
+use crate::parse::ethernet::{self, EtherType};
+use crate::policy::Classes;
+use crate::related;
+use crate::settings;
+use crate::skb::Skb;
+use crate::tables::Tables;
+
+#[classifier]
+pub(crate) fn to_workload(context: TcContext) -> i32 {
+    let skb = Skb::new(context.skb.skb);
+    if skb.mark() & settings::judged_mark() != 0 {
+        return TC_ACT_UNSPEC as i32;
+    }
+    match try_to_workload(&skb) {
+        Ok(action) => action,
+        Err(reason) => drop_packet(&skb, reason),
+    }
+}
+
+/// The workload behind the tap.
+struct Receiver<'a> {
+    slot: Slot,
+    endpoint: &'a Endpoint,
+}
+
+#[inline(always)]
+fn try_to_workload(skb: &Skb) -> Result<Action, DropReason> {
+    skb.make_headers_linear();
+    let tables = Tables::active()?;
+    let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
+    let receiver = Receiver { slot, endpoint };
+    if skb.ingress_ifindex() == 0 {
+        return from_host(skb, &receiver);
+    }
+    let (_, ethertype) = ethernet::parse(skb)?;
+    match ethertype {
+        EtherType::Ipv4 => from_remote::<V4>(skb, &receiver),
+        EtherType::Ipv6 => from_remote::<V6>(skb, &receiver),
+        // Nothing forwards ARP to a tap: proxy ARP answers are the host's own.
+        EtherType::Arp => Err(DropReason::ArpSender),
+    }
+}
+
+/// What the host sends always passes (DHCP answers, neighbour discovery, metadata); its flows are tracked so that the
+/// workload's answers pass. What cannot be parsed, such as fragments, passes untracked.
+#[inline(always)]
+fn from_host(skb: &Skb, receiver: &Receiver<'_>) -> Result<Action, DropReason> {
+    if let Ok((_, ethertype)) = ethernet::parse(skb) {
+        match ethertype {
+            EtherType::Ipv4 => {
+                track_host_packet::<V4>(skb.raw());
+            }
+            EtherType::Ipv6 => {
+                track_host_packet::<V6>(skb.raw());
+            }
+            EtherType::Arp => {
+                if antispoof::answers_for_own_address(skb, receiver.endpoint) {
+                    return Err(DropReason::ProxyArpOwnAddress);
+                }
+            }
+        }
+    }
+    Ok(forward::unjudged(skb, PassReason::FromHost))
+}
+
+/// Keeps the flow of a packet that the host sends. Returns 0.
+#[inline(never)]
+fn track_host_packet<F: Family>(raw: *mut __sk_buff) -> i32 {
+    let skb = Skb::new(raw);
+    let Ok(tables) = Tables::active() else { return 0 };
+    let Ok((slot, endpoint)) = tables.endpoint_of_interface(skb.ifindex()) else { return 0 };
+    let Ok(packet) = F::parse(&skb) else { return 0 };
+    track(&Receiver { slot, endpoint }, &packet);
+    0
+}
+
+#[inline(always)]
+fn track<F: Family>(receiver: &Receiver<'_>, packet: &Packet<F>) {
+    match packet.kind {
+        PacketKind::IcmpError | PacketKind::Neighbor => return,
+        PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
+    }
+    let seen = conntrack::look_up(packet);
+    if let Some(flow) = seen.flow() {
+        let place = seen.place(&flow);
+        let opens_anew = place.original && place.destination_generation != receiver.endpoint.generation
+            || conntrack::is_syn(packet) && flow.is_closed();
+        if !opens_anew {
+            seen.touch(&flow, packet, place.original);
+            return;
+        }
+    } else if packet.kind == PacketKind::IcmpReply {
+        return;
+    }
+    let judged = Judged::by_host(End::of_endpoint(receiver.slot, receiver.endpoint));
+    seen.open(&judged.new_flow(&seen, false));
+}
+
+/// The fast path of traffic from outside: the packet continues a flow that was judged under the policy in force.
+#[inline(always)]
+fn from_remote<F: Family>(skb: &Skb, receiver: &Receiver<'_>) -> Result<Action, DropReason> {
+    let packet = F::parse(skb)?;
+    match packet.kind {
+        PacketKind::Neighbor => return Err(DropReason::NeighborSender),
+        PacketKind::IcmpError => return Ok(unsettled::<F>(skb.raw(), 0)),
+        PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
+    }
+    let seen = conntrack::look_up(&packet);
+    let Some(flow) = seen.flow() else {
+        return Ok(unsettled::<F>(skb.raw(), 1));
+    };
+    let place = seen.place(&flow);
+    let current = place.destination_slot == receiver.slot
+        && place.destination_generation == receiver.endpoint.generation;
+    if current && !conntrack::is_syn(&packet) {
+        seen.touch(&flow, &packet, place.original);
+        return Ok(forward::unjudged(skb, PassReason::FromRemote));
+    }
+    Ok(unsettled::<F>(skb.raw(), 0))
+}
+
+/// Judges a packet that the fast path does not settle. `no_flow` is 1 when the look-up found none. Returns the TC
+/// verdict.
+#[inline(never)]
+fn unsettled<F: Family>(raw: *mut __sk_buff, no_flow: u32) -> i32 {
+    let skb = Skb::new(raw);
+    match try_unsettled::<F>(&skb, no_flow != 0) {
+        Ok(action) => action,
+        Err(reason) => drop_packet(&skb, reason),
+    }
+}
+
+#[inline(always)]
+fn try_unsettled<F: Family>(skb: &Skb, no_flow: bool) -> Result<Action, DropReason> {
+    let tables = Tables::active()?;
+    let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
+    let receiver = Receiver { slot, endpoint };
+    let packet = F::parse(skb)?;
+    if packet.kind == PacketKind::IcmpError {
+        let place = related::quoted_place(skb, &packet, false)?;
+        if place.source_slot != receiver.slot {
+            return Err(DropReason::IcmpUnrelated);
+        }
+        return Ok(forward::unjudged(skb, PassReason::FromRemote));
+    }
+    judge_packet(skb, &tables, &receiver, &packet, no_flow)
+}
+
+/// The other end of what arrives here: not this host's, whatever its address says.
+const REMOTE: End<'static> = End { slot: SLOT_NONE, endpoint: None };
+
+/// Judges a packet as the first of a flow, or a flow again by its first packet.
+#[inline(always)]
+fn judge_packet<F: Family>(
+    skb: &Skb,
+    tables: &Tables,
+    receiver: &Receiver<'_>,
+    packet: &Packet<F>,
+    no_flow: bool,
+) -> Result<Action, DropReason> {
+    let seen = if no_flow { conntrack::without_flow(packet) } else { conntrack::look_up(packet) };
+    let (old, meaning, original, peer) = match seen.flow() {
+        Some(flow) => {
+            let place = seen.place(&flow);
+            let host = place.source_slot == SLOT_HOST;
+            let peer = if host { End { slot: SLOT_HOST, endpoint: None } } else { REMOTE };
+            (flow, conntrack::meaning(packet, &flow, &place), place.original, peer)
+        }
+        None => (Flow::NONE, Meaning::Opens, true, REMOTE),
+    };
+    let me = End::of_endpoint(receiver.slot, receiver.endpoint);
+    let peer = if meaning == Meaning::Continues { peer } else { REMOTE };
+    if meaning != Meaning::Continues {
+        check_opens(packet, peer, me)?;
+    }
+    let forward = original || meaning != Meaning::Continues;
+    let first = if forward { *packet } else { packet.reversed() };
+    let classes = Classes::of(tables, &first)?;
+    let (originator, responder) = if forward { (peer, me) } else { (me, peer) };
+    let judged = match judge(skb, tables, &first, &classes, originator, responder) {
+        Ok(judged) => judged,
+        Err(reason) => {
+            if meaning != Meaning::Aside {
+                seen.close();
+            }
+            return Err(reason);
+        }
+    };
+    let room = match meaning {
+        Meaning::Opens => seen.open(&judged.new_flow(&seen, false)),
+        Meaning::Continues => seen.open(&judged.kept_flow(&seen, &old, original, false)),
+        Meaning::Aside => true,
+    };
+    let reason = if room { PassReason::FromRemote } else { PassReason::Untracked };
+    Ok(forward::unjudged(skb, reason))
+}
