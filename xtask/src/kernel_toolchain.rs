@@ -87,7 +87,7 @@ impl Toolchain {
         if let Some(directory) = linker.parent() {
             cargo.env("PATH", path_with(directory)?);
         }
-        cargo.env("RUSTFLAGS", "-Clinker=bpf-linker -Clink-arg=--btf");
+        cargo.env("RUSTFLAGS", "-Clinker=bpf-linker -Clink-arg=--btf -Ctarget-cpu=v3 -Ctarget-feature=+allows-misaligned-mem-access");
         cargo.env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_BUILD_TARGET");
         cargo.env("CARGO_TARGET_DIR", workspace::target_dir()?.join("bpf"));
         Ok(cargo)
