@@ -48,7 +48,7 @@ pub struct EffectiveEndpoint {
 }
 
 /// The ordered list that judges an endpoint. Endpoints with equal lists share a policy set.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct EffectivePolicy {
     /// Judges packets from the workload.
     pub egress: DirectionPolicy,
@@ -57,7 +57,7 @@ pub struct EffectivePolicy {
 }
 
 /// One direction: tiers in order, then profiles in order, then deny.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DirectionPolicy {
     /// Only tiers with at least one policy that governs this direction.
     pub tiers: Vec<EffectiveTier>,
@@ -66,7 +66,7 @@ pub struct DirectionPolicy {
 }
 
 /// A tier with the policies that apply to the endpoint in this direction; never empty.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EffectiveTier {
     pub name: Arc<str>,
     pub policies: Vec<EffectivePolicyRules>,
@@ -75,14 +75,14 @@ pub struct EffectiveTier {
 }
 
 /// The rules of one policy in one direction.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EffectivePolicyRules {
     pub key: ResourceKey,
     pub rules: Vec<EffectiveRule>,
 }
 
 /// The rules of one profile in one direction.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EffectiveProfile {
     pub name: Arc<str>,
     /// `None`: the profile is missing. It denies.
@@ -90,7 +90,7 @@ pub struct EffectiveProfile {
 }
 
 /// A rule with its selectors resolved to sets. All parts given must hold.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EffectiveRule {
     pub action: Action,
     pub ip_version: Option<IpVersion>,
@@ -105,7 +105,7 @@ pub struct EffectiveRule {
 }
 
 /// Source or destination of a resolved rule.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct EffectiveEntity {
     /// `None`: not given. `Some(vec![])` never matches. Nets of the packet's other IP version never match.
     pub nets: Option<Vec<IpNet>>,
@@ -121,13 +121,17 @@ pub struct EffectiveEntity {
 }
 
 /// One entry of a list of ports. Holds for protocols with ports only (TCP, UDP, SCTP, UDPLite, DCCP).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum EffectivePort {
     /// First and last, both included.
     Range(u16, u16),
     /// A named port: holds when the address is in the set, the protocol is the given one and the port is the given one.
     /// A name that stands for several (protocol, port) pairs becomes several entries.
-    Member { set: SetId, protocol: Protocol, port: u16 },
+    Member {
+        set: SetId,
+        protocol: Protocol,
+        port: u16,
+    },
 }
 
 /// One packet as policy sees it, seen at its first hook. Reference evaluator and compiled tables are asked with it.

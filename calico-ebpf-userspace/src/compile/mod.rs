@@ -3,10 +3,20 @@
 //! [`reference`] is the judge: what it says about a packet is right. [`classes`], [`ports`], [`cells`] and
 //! [`table`] turn the same policy into the lines that the kernel reads.
 
+mod bits;
 pub mod cells;
 pub mod classes;
+pub mod describe;
+mod endpoints;
+mod exact;
+mod grid;
 pub mod input;
+pub mod lower;
 pub mod ports;
+mod prefixes;
+mod projection;
 pub mod reference;
+mod rows;
 pub mod rule_ids;
 pub mod table;
+mod writer;

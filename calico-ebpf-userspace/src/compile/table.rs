@@ -1,1 +1,412 @@
-//! Part of the compiler.
+//! One version of the policy table of a host.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+
+use calico_ebpf_common::address::{AddressEntry, Class, address_entry4, address_entry6};
+use calico_ebpf_common::endpoint::{SLOT_NONE, Slot, endpoint_at};
+use calico_ebpf_common::line::{Line, Lines};
+use calico_ebpf_common::policy::{Cell, PolicySet, Question, verdict};
+use calico_ebpf_common::port::{PortTables, port_class, source_port_class};
+use calico_ebpf_common::root::Root;
+
+use super::cells::{Axis, DirectionTable, OverBudget, compile_direction};
+use super::classes::{AddressClasses, TooManyAddressClasses};
+use super::describe::describe_direction;
+use super::endpoints::{
+    EndpointProblems, address_owners, place_endpoints, write_endpoints, write_interfaces,
+};
+use super::exact::{Exact, NoArrangement, arrange, words};
+use super::input::TableInput;
+use super::lower::{LoweredDirection, Predicates, lower_direction};
+use super::ports::{PortClasses, Runs, TooManyPortClasses};
+use super::prefixes::{TooManyIntervals, write_tree4, write_tree6};
+use super::reference::Direction;
+use super::rule_ids::{RuleIds, RuleKey};
+use super::writer::LineWriter;
+use crate::calc::effective::{DirectionPolicy, EffectivePolicy, PacketFacts};
+use crate::model::name::ResourceKey;
+use crate::report::{PolicySetReport, TableReport};
+
+/// A version of the table, ready to be written.
+#[derive(Clone, Debug)]
+pub struct BuiltTable {
+    /// The [`Root`] first. Line numbers inside count from the begin of the whole table.
+    pub lines: Vec<Line>,
+    /// In order of their ids, which count from 1.
+    pub policy_sets: Vec<PolicySetReport>,
+    /// Policy set of each endpoint that has a place in the table.
+    pub endpoint_sets: BTreeMap<ResourceKey, u32>,
+    pub report: TableReport,
+    /// Directions of policy sets that deny everything, because their rules tell too much apart.
+    pub over_budget: Vec<OverBudgetSet>,
+    /// Endpoints that are not served in full, and why.
+    pub endpoint_problems: Vec<(ResourceKey, String)>,
+    /// Rule counters that must be zeroed before the version comes into force.
+    pub new_rules: Vec<u32>,
+}
+
+/// One direction of a policy set that denies everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverBudgetSet {
+    pub policy_set: u32,
+    pub direction: Direction,
+    pub why: OverBudget,
+}
+
+/// Why there is no new version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TableError {
+    #[error(
+        "the policy table needs {lines} lines, there is room for {max_lines} (BPFPolicyTableLines is twice that)"
+    )]
+    TooLarge { lines: u64, max_lines: u32 },
+    #[error(transparent)]
+    AddressClasses(#[from] TooManyAddressClasses),
+    #[error(transparent)]
+    PortClasses(#[from] TooManyPortClasses),
+    #[error(transparent)]
+    Intervals(#[from] TooManyIntervals),
+    #[error(transparent)]
+    Exact(#[from] NoArrangement),
+}
+
+/// Compiles a version of the table. Equal input gives equal lines.
+///
+/// # Errors
+/// The table does not fit, or tells more apart than its numbers can. `ids` then keeps all numbers given so far.
+pub fn build(input: &TableInput<'_>, ids: &mut RuleIds) -> Result<BuiltTable, TableError> {
+    let mut problems = EndpointProblems::new();
+    let placed = place_endpoints(input, &mut problems);
+    let owners = address_owners(input, &placed);
+    let mut policies = Policies::default();
+    let set_of: Vec<usize> = placed
+        .iter()
+        .map(|place| policies.set(&place.endpoint.policy))
+        .collect();
+
+    let mut predicates = Predicates::default();
+    let mut used = HashSet::new();
+    let lowered: Vec<LoweredDirection> = policies
+        .directions
+        .iter()
+        .map(|(direction, policy)| {
+            lower_direction(*direction, policy, &mut predicates, |rule, action| {
+                let number = ids.number(&RuleKey { rule, action });
+                used.insert(number);
+                number
+            })
+        })
+        .collect();
+    let addresses = AddressClasses::build(&predicates.addresses, &input.state.sets, owners.keys().copied())?;
+    let ports = PortClasses::build(&predicates.ports)?;
+
+    let mut writer = LineWriter::new(input.base_line, input.max_lines);
+    let root_line = writer.push_one(&Root::default());
+    let mut root = Root {
+        epoch: input.epoch,
+        ..Root::default()
+    };
+    write_addresses(&mut writer, &mut root, &addresses, &owners)?;
+    root.ports = write_ports(&mut writer, &ports);
+    let (sets, mut report) = write_policies(&mut writer, &policies, &lowered, &addresses, &ports);
+    let endpoint_set_lines: Vec<[u32; 2]> = set_of.iter().map(|set| sets.lines[*set]).collect();
+    (root.endpoints, root.endpoint_count) =
+        write_endpoints(&mut writer, &placed, &endpoint_set_lines, &mut problems);
+    (root.interfaces, root.interfaces_mask) = write_interfaces(&mut writer, &placed, &mut problems);
+    writer.set(root_line, &root);
+
+    if writer.count() > u64::from(input.max_lines) {
+        return Err(TableError::TooLarge {
+            lines: writer.count(),
+            max_lines: input.max_lines,
+        });
+    }
+    report.lines = as_u32(writer.count());
+    report.max_lines = input.max_lines;
+    let new_rules = ids.settle(&used);
+    let mut policy_sets = policies.describe(&sets.sizes, ids);
+    let mut endpoint_sets = BTreeMap::new();
+    for (place, set) in placed.iter().zip(&set_of) {
+        policy_sets[*set].endpoints.push(place.key.to_string());
+        endpoint_sets.insert(place.key.clone(), policy_sets[*set].id);
+    }
+    Ok(BuiltTable {
+        lines: writer.into_lines(),
+        policy_sets,
+        endpoint_sets,
+        report,
+        over_budget: sets.over_budget,
+        endpoint_problems: problems,
+        new_rules,
+    })
+}
+
+fn as_u32(number: impl TryInto<u32>) -> u32 {
+    number.try_into().unwrap_or(u32::MAX)
+}
+
+/// The distinct policies of a host: directions, and pairs of them.
+#[derive(Default)]
+struct Policies<'a> {
+    directions: Vec<(Direction, &'a DirectionPolicy)>,
+    known_directions: HashMap<(Direction, &'a DirectionPolicy), usize>,
+    /// Egress and ingress, by their place in `directions`.
+    sets: Vec<[usize; 2]>,
+    known_sets: HashMap<[usize; 2], usize>,
+}
+
+impl<'a> Policies<'a> {
+    /// Returns the index of the set of an endpoint's policy.
+    fn set(&mut self, policy: &'a EffectivePolicy) -> usize {
+        let egress = self.direction(Direction::Egress, &policy.egress);
+        let ingress = self.direction(Direction::Ingress, &policy.ingress);
+        let next = self.sets.len();
+        *self.known_sets.entry([egress, ingress]).or_insert_with(|| {
+            self.sets.push([egress, ingress]);
+            next
+        })
+    }
+
+    fn direction(&mut self, direction: Direction, policy: &'a DirectionPolicy) -> usize {
+        let next = self.directions.len();
+        *self
+            .known_directions
+            .entry((direction, policy))
+            .or_insert_with(|| {
+                self.directions.push((direction, policy));
+                next
+            })
+    }
+
+    /// Describes the sets; endpoints are not filled in. `sizes` gives rows and columns by set.
+    fn describe(&self, sizes: &[[u32; 2]], ids: &RuleIds) -> Vec<PolicySetReport> {
+        let describe =
+            |index: usize| describe_direction(self.directions[index].0, self.directions[index].1, ids);
+        let sets = self.sets.iter().zip(sizes).zip(1..);
+        sets.map(|(([egress, ingress], [rows, columns]), id)| PolicySetReport {
+            id,
+            endpoints: Vec::new(),
+            egress: describe(*egress),
+            ingress: describe(*ingress),
+            rows: *rows,
+            columns: *columns,
+        })
+        .collect()
+    }
+}
+
+fn write_addresses(
+    writer: &mut LineWriter,
+    root: &mut Root,
+    classes: &AddressClasses,
+    owners: &BTreeMap<IpAddr, Slot>,
+) -> Result<(), TableError> {
+    let slot = |address: IpAddr| owners.get(&address).copied().unwrap_or(SLOT_NONE);
+    let with_slot4 = |&(address, class): &(u32, Class)| {
+        let slot = slot(IpAddr::V4(address.into()));
+        Exact { address, class, slot }
+    };
+    let with_slot6 = |&(address, class): &(u128, Class)| {
+        let slot = slot(IpAddr::V6(address.into()));
+        Exact { address, class, slot }
+    };
+    let v4: Vec<Exact<u32>> = classes.exact4.iter().map(with_slot4).collect();
+    let v6: Vec<Exact<u128>> = classes.exact6.iter().map(with_slot6).collect();
+    let exact = arrange(&v4, &v6)?;
+    root.exact4 = writer.push(&exact.v4);
+    root.exact4_mask = as_u32(exact.v4.len() - 1);
+    root.exact6 = writer.push(&exact.v6);
+    root.exact6_mask = as_u32(exact.v6.len() - 1);
+    root.seed = [as_u32(exact.seed & 0xffff_ffff), as_u32(exact.seed >> 32)];
+    root.prefixes4 = write_tree4(writer, &classes.intervals4)?;
+    root.prefixes6 = write_tree6(writer, &classes.intervals6)?;
+    Ok(())
+}
+
+fn write_ports(writer: &mut LineWriter, classes: &PortClasses) -> u32 {
+    let mut tables = PortTables {
+        protocols: writer.halves(&classes.protocols),
+        ..PortTables::default()
+    };
+    for (line, runs) in tables.destination.iter_mut().zip(&classes.destination) {
+        *line = runs.as_ref().map_or(0, |runs| writer.halves(&spread(runs)));
+    }
+    for (line, runs) in tables.source.iter_mut().zip(&classes.source) {
+        *line = runs.as_ref().map_or(0, |runs| writer.halves(&spread(runs)));
+    }
+    writer.push_one(&tables)
+}
+
+/// Returns the class of each of the 65,536 values.
+fn spread(runs: &Runs) -> Vec<u16> {
+    let mut classes = Vec::with_capacity(1 << 16);
+    for (index, (_, class)) in runs.iter().enumerate() {
+        let end = runs.get(index + 1).map_or(1 << 16, |next| usize::from(next.0));
+        classes.resize(end, *class);
+    }
+    classes
+}
+
+/// Where the policy sets are.
+struct WrittenSets {
+    /// Egress and ingress line by set.
+    lines: Vec<[u32; 2]>,
+    /// Rows and columns by set, the larger of both directions.
+    sizes: Vec<[u32; 2]>,
+    over_budget: Vec<OverBudgetSet>,
+}
+
+fn write_policies(
+    writer: &mut LineWriter,
+    policies: &Policies<'_>,
+    lowered: &[LoweredDirection],
+    addresses: &AddressClasses,
+    ports: &PortClasses,
+) -> (WrittenSets, TableReport) {
+    let mut report = TableReport {
+        address_classes: as_u32(addresses.memberships.len() - 1),
+        port_classes: as_u32(ports.signatures.len()),
+        exact_addresses: as_u32(addresses.exact4.len() + addresses.exact6.len()),
+        prefixes: as_u32(addresses.prefixes),
+        ..TableReport::default()
+    };
+    let mut directions: Vec<(PolicySet, Option<OverBudget>)> = Vec::new();
+    for lowered in lowered {
+        let (table, why) = match compile_direction(lowered, addresses, ports) {
+            Ok(table) => (table, None),
+            Err(why) => (DirectionTable::denying(), Some(why)),
+        };
+        report.cells += table.cells.len() as u64;
+        directions.push((write_direction(writer, &table), why));
+    }
+    let mut sets = WrittenSets {
+        lines: Vec::new(),
+        sizes: Vec::new(),
+        over_budget: Vec::new(),
+    };
+    for (pair, id) in policies.sets.iter().zip(1_u32..) {
+        let written = pair.map(|index| directions[index].0);
+        sets.lines
+            .push(written.map(|set| writer.push_one(&PolicySet { id, ..set })));
+        let most = |size: fn(&PolicySet) -> u32| written.iter().map(size).max().unwrap_or(0);
+        sets.sizes.push([
+            most(|set| set.local_rows * set.remote_rows),
+            most(|set| set.columns * set.source_columns),
+        ]);
+        for index in pair {
+            let direction = policies.directions[*index].0;
+            sets.over_budget
+                .extend(directions[*index].1.map(|why| OverBudgetSet {
+                    policy_set: id,
+                    direction,
+                    why,
+                }));
+        }
+    }
+    let over_budget: HashSet<u32> = sets.over_budget.iter().map(|over| over.policy_set).collect();
+    report.over_budget = as_u32(over_budget.len());
+    (sets, report)
+}
+
+fn write_direction(writer: &mut LineWriter, table: &DirectionTable) -> PolicySet {
+    let mut remap = |axis: &Axis| {
+        if axis.remap.is_empty() {
+            0
+        } else {
+            writer.halves(&axis.remap)
+        }
+    };
+    let mut set = PolicySet {
+        remote_remap: remap(&table.remote),
+        local_remap: remap(&table.local),
+        port_remap: remap(&table.columns),
+        source_remap: remap(&table.sources),
+        local_rows: table.local.size,
+        remote_rows: table.remote.size,
+        columns: table.columns.size,
+        source_columns: table.sources.size,
+        ..PolicySet::default()
+    };
+    let cells: Vec<u32> = table.cells.iter().map(|cell| cell.0).collect();
+    set.cells = writer.words(&cells);
+    set
+}
+
+/// The lines of a version where they stand in the whole table.
+#[derive(Clone, Copy, Debug)]
+pub struct PlacedLines<'a> {
+    pub lines: &'a [Line],
+    pub base_line: u32,
+}
+
+impl Lines for PlacedLines<'_> {
+    fn line(&self, index: u32) -> Option<&Line> {
+        self.lines.get(index.checked_sub(self.base_line)? as usize)
+    }
+}
+
+/// What the compiled table says about a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompiledJudgement {
+    pub allow: bool,
+    /// Egress cell of the source; `None` without a local source.
+    pub egress: Option<Cell>,
+    /// Ingress cell of the target; `None` without a local target or when egress denied.
+    pub ingress: Option<Cell>,
+    pub source: AddressEntry,
+    pub destination: AddressEntry,
+}
+
+/// Judges a packet by the look-ups that the programs use: egress of the endpoint at slot `source`, then ingress of the
+/// one at `target`. Returns `None` with addresses of two families or with broken tables.
+pub fn judge_compiled(
+    lines: &PlacedLines<'_>,
+    facts: &PacketFacts,
+    source: Slot,
+    target: Slot,
+) -> Option<CompiledJudgement> {
+    let root: &Root = lines.line(lines.base_line)?.read_as();
+    let entry = |address: IpAddr| match address {
+        IpAddr::V4(address) => address_entry4(lines, root, address.to_bits()),
+        IpAddr::V6(address) => address_entry6(lines, root, words(address.to_bits())),
+    };
+    if facts.source.is_ipv4() != facts.destination.is_ipv4() {
+        return None;
+    }
+    let source_entry = entry(facts.source)?;
+    let destination_entry = entry(facts.destination)?;
+    let value = facts.icmp.map_or(facts.destination_port, |(kind, code)| {
+        u16::from(kind) << 8 | u16::from(code)
+    });
+    let question = Question {
+        local_class: source_entry.class,
+        remote_class: destination_entry.class,
+        port_class: port_class(lines, root, facts.protocol, value)?,
+        source_port_class: source_port_class(lines, root, facts.protocol, facts.source_port)?,
+    };
+    let egress =
+        endpoint_at(lines, root, source).map(|endpoint| verdict(lines, endpoint.egress_set, question));
+    let allowed = egress.is_none_or(Cell::allows);
+    let question = Question {
+        local_class: destination_entry.class,
+        remote_class: source_entry.class,
+        ..question
+    };
+    let target = if allowed {
+        endpoint_at(lines, root, target)
+    } else {
+        None
+    };
+    let ingress = target.map(|endpoint| verdict(lines, endpoint.ingress_set, question));
+    Some(CompiledJudgement {
+        allow: allowed && ingress.is_none_or(Cell::allows),
+        egress,
+        ingress,
+        source: source_entry,
+        destination: destination_entry,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! Intervals between prefix borders as a static search tree.
+
+use calico_ebpf_common::address::{Class, FANOUT4, FANOUT6, MAX_LEVELS, PrefixTree, Starts6};
+use calico_ebpf_common::line::Line;
+
+use super::exact::words;
+use super::writer::{LineWriter, line_of};
+
+/// More intervals than a tree can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{intervals} intervals between prefixes do not fit into a search tree")]
+pub struct TooManyIntervals {
+    pub intervals: usize,
+}
+
+/// Writes the tree of IPv4; returns the number of its [`PrefixTree`] line.
+pub(super) fn write_tree4(
+    writer: &mut LineWriter,
+    intervals: &[(u32, Class)],
+) -> Result<u32, TooManyIntervals> {
+    let starts: Vec<u32> = intervals.iter().map(|interval| interval.0).collect();
+    let line = |keys: &[u32]| {
+        let mut line = Line {
+            words: [u32::MAX; 16],
+        };
+        line.words[..keys.len()].copy_from_slice(keys);
+        line
+    };
+    let classes: Vec<Class> = intervals.iter().map(|interval| interval.1).collect();
+    write_tree(writer, levels(&starts, FANOUT4 as usize, line), &classes)
+}
+
+/// As [`write_tree4`], for IPv6.
+pub(super) fn write_tree6(
+    writer: &mut LineWriter,
+    intervals: &[(u128, Class)],
+) -> Result<u32, TooManyIntervals> {
+    let starts: Vec<[u64; 2]> = intervals.iter().map(|interval| words(interval.0)).collect();
+    let line = |keys: &[[u64; 2]]| {
+        let mut line = Starts6 {
+            keys: [[u64::MAX; 2]; 4],
+        };
+        line.keys[..keys.len()].copy_from_slice(keys);
+        line_of(&line)
+    };
+    let classes: Vec<Class> = intervals.iter().map(|interval| interval.1).collect();
+    write_tree(writer, levels(&starts, FANOUT6 as usize, line), &classes)
+}
+
+/// Returns the lines of each level, the root's first.
+fn levels<T: Copy>(starts: &[T], fanout: usize, line: impl Fn(&[T]) -> Line) -> Vec<Vec<Line>> {
+    let mut levels = vec![starts.chunks(fanout).map(&line).collect::<Vec<_>>()];
+    let mut firsts: Vec<T> = starts.chunks(fanout).map(|chunk| chunk[0]).collect();
+    while firsts.len() > 1 {
+        levels.push(
+            firsts
+                .chunks(fanout + 1)
+                .map(|children| line(&children[1..]))
+                .collect(),
+        );
+        firsts = firsts.chunks(fanout + 1).map(|children| children[0]).collect();
+    }
+    levels.reverse();
+    levels
+}
+
+fn write_tree(
+    writer: &mut LineWriter,
+    levels: Vec<Vec<Line>>,
+    classes: &[Class],
+) -> Result<u32, TooManyIntervals> {
+    let intervals = classes.len();
+    if levels.len() > MAX_LEVELS {
+        return Err(TooManyIntervals { intervals });
+    }
+    let mut tree = PrefixTree {
+        levels: u32::try_from(levels.len()).unwrap_or(u32::MAX),
+        intervals: u32::try_from(intervals).unwrap_or(u32::MAX),
+        ..PrefixTree::default()
+    };
+    let number = writer.push_one(&tree);
+    for (first, lines) in tree.level_lines.iter_mut().zip(levels) {
+        *first = writer.push(&lines);
+    }
+    tree.classes = writer.halves(classes);
+    writer.set(number, &tree);
+    Ok(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use calico_ebpf_common::address::{prefix_class4, prefix_class6};
+    use calico_ebpf_common::root::Root;
+
+    use super::*;
+
+    fn class(index: usize) -> Class {
+        Class::try_from(index % 65_000).unwrap() + 1
+    }
+
+    #[test]
+    fn trees_of_all_sizes_find_each_side_of_each_border() {
+        for count in [1, 2, 15, 16, 17, 18, 272, 273, 4_624, 4_625, 20_000] {
+            let step = u32::MAX / u32::try_from(count).unwrap();
+            let intervals: Vec<(u32, Class)> = (0..count)
+                .map(|index| (u32::try_from(index).unwrap() * step, class(index)))
+                .collect();
+            let mut writer = LineWriter::new(0, u32::MAX);
+            let root = Root {
+                prefixes4: write_tree4(&mut writer, &intervals).unwrap(),
+                ..Root::default()
+            };
+            let lines = writer.into_lines();
+            for (index, (start, class)) in intervals.iter().enumerate() {
+                assert_eq!(
+                    prefix_class4(&lines[..], &root, *start),
+                    Some(*class),
+                    "{count} intervals"
+                );
+                if index > 0 {
+                    assert_eq!(
+                        prefix_class4(&lines[..], &root, start - 1),
+                        Some(intervals[index - 1].1)
+                    );
+                }
+            }
+            assert_eq!(
+                prefix_class4(&lines[..], &root, u32::MAX),
+                Some(intervals[count - 1].1)
+            );
+        }
+    }
+
+    #[test]
+    fn trees_of_all_sizes_find_each_side_of_each_border_in_ipv6() {
+        for count in [1, 2, 3, 4, 5, 20, 21, 100, 101, 3_000] {
+            let step = u128::MAX / count as u128;
+            let intervals: Vec<(u128, Class)> = (0..count)
+                .map(|index| (index as u128 * step, class(index)))
+                .collect();
+            let mut writer = LineWriter::new(0, u32::MAX);
+            let root = Root {
+                prefixes6: write_tree6(&mut writer, &intervals).unwrap(),
+                ..Root::default()
+            };
+            let lines = writer.into_lines();
+            for (index, (start, class)) in intervals.iter().enumerate() {
+                assert_eq!(
+                    prefix_class6(&lines[..], &root, words(*start)),
+                    Some(*class),
+                    "{count} intervals"
+                );
+                if index > 0 {
+                    let before = prefix_class6(&lines[..], &root, words(start - 1));
+                    assert_eq!(before, Some(intervals[index - 1].1));
+                }
+            }
+            assert_eq!(
+                prefix_class6(&lines[..], &root, [u64::MAX; 2]),
+                Some(intervals[count - 1].1)
+            );
+        }
+    }
+}
