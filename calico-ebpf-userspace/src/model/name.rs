@@ -59,6 +59,11 @@ impl Kind {
         }
     }
 
+    /// Returns the kind that is written `text` in manifests.
+    pub fn from_name(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == text)
+    }
+
     /// Returns whether objects of this kind live in a namespace.
     pub fn is_namespaced(self) -> bool {
         matches!(self, Self::WorkloadEndpoint | Self::NetworkPolicy | Self::NetworkSet | Self::LiveMigration)

@@ -93,7 +93,7 @@ impl Selector {
         Expression::negated(self.expression().clone()).into()
     }
 
-    /// Returns a policy's selector as it holds within a namespace: ANDed with the namespace label (contract 4.2).
+    /// Returns a policy's selector as it holds within a namespace: it and the namespace label (contract 4.2).
     #[must_use]
     pub fn within_namespace(&self, namespace: &str) -> Self {
         self.and(&Self::equals(NAMESPACE_LABEL, namespace))
@@ -103,10 +103,15 @@ impl Selector {
     /// in a namespace and `global()` anything in none (contract 4.2).
     #[must_use]
     pub fn of_namespaces(&self) -> Self {
-        let prefixed = self.expression().map_leaves(&|leaf| match leaf {
-            Expression::All => Expression::Has(NAMESPACE_LABEL.to_owned()),
-            Expression::Global => Expression::negated(Expression::Has(NAMESPACE_LABEL.to_owned())),
-            other => other.with_label_prefix(NAMESPACE_LABEL_PREFIX),
+        let anywhere = Expression::Has(NAMESPACE_LABEL.to_owned());
+        let prefixed = self.expression().map_leaves(&|leaf| {
+            if *leaf == Expression::All {
+                anywhere.clone()
+            } else if *leaf == Expression::Global {
+                Expression::negated(anywhere.clone())
+            } else {
+                leaf.with_label_prefix(NAMESPACE_LABEL_PREFIX)
+            }
         });
         prefixed.into()
     }
@@ -142,9 +147,9 @@ impl Expression {
         let mut flat = Vec::with_capacity(parts.len());
         for part in parts {
             if let Self::And(inner) = part {
-                flat.extend(inner)
+                flat.extend(inner);
             } else {
-                flat.push(part)
+                flat.push(part);
             }
         }
         if flat.len() == 1 {
@@ -159,9 +164,9 @@ impl Expression {
         let mut flat = Vec::with_capacity(parts.len());
         for part in parts {
             if let Self::Or(inner) = part {
-                flat.extend(inner)
+                flat.extend(inner);
             } else {
-                flat.push(part)
+                flat.push(part);
             }
         }
         if flat.len() == 1 {

@@ -188,9 +188,8 @@ impl Cursor<'_> {
 
     fn string(&mut self) -> Result<String, SelectorError> {
         let rest = self.rest();
-        let quote = match rest.chars().next() {
-            Some(quote @ ('"' | '\'')) => quote,
-            _ => return Err(self.error("a string in quotes")),
+        let Some(quote @ ('"' | '\'')) = rest.chars().next() else {
+            return Err(self.error("a string in quotes"));
         };
         let Some(length) = rest[1..].find(quote) else {
             return Err(self.error("a string with its closing quote"));
@@ -221,9 +220,19 @@ impl Cursor<'_> {
         let found = if rest.is_empty() {
             "the end".to_owned()
         } else {
-            let quoted: String = rest.chars().take(MAX_QUOTE).collect();
-            let dots = if quoted.len() < rest.len() { "..." } else { "" };
-            format!("`{}{dots}`", quoted.escape_debug())
+            let mut quoted = String::from("`");
+            for letter in rest.chars().take(MAX_QUOTE) {
+                match letter {
+                    '"' | '\'' | '\\' => quoted.push(letter),
+                    _ => quoted.extend(letter.escape_debug()),
+                }
+            }
+            quoted.push_str(if rest.chars().nth(MAX_QUOTE).is_some() {
+                "...`"
+            } else {
+                "`"
+            });
+            quoted
         };
         SelectorError {
             column,

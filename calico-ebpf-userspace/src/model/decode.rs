@@ -1,1 +1,0 @@
-//! From JSON values to valid objects.
