@@ -46,8 +46,11 @@ struct Program {
 
 /// Runs the subcommand.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let flavours: &[Flavour] =
-        if arguments.bench { &[Flavour::Agent, Flavour::Bench] } else { &[Flavour::Agent] };
+    let flavours: &[Flavour] = if arguments.bench {
+        &[Flavour::Agent, Flavour::Bench]
+    } else {
+        &[Flavour::Agent]
+    };
     for flavour in flavours {
         let path = build(*flavour, arguments.toolchain)?;
         print(&path)?;
@@ -106,8 +109,16 @@ fn print(path: &Path) -> Result<()> {
     let programs = programs(&bytes).with_context(|| path.display().to_string())?;
     let mut output = std::io::stdout().lock();
     writeln!(output, "{}", path.display())?;
-    for Program { section, name, instructions } in programs {
-        writeln!(output, "  {section:<12} {name:<40} {instructions:>6} instructions")?;
+    for Program {
+        section,
+        name,
+        instructions,
+    } in programs
+    {
+        writeln!(
+            output,
+            "  {section:<12} {name:<40} {instructions:>6} instructions"
+        )?;
     }
     Ok(())
 }
@@ -117,10 +128,13 @@ fn print(path: &Path) -> Result<()> {
 fn programs(elf: &[u8]) -> Result<Vec<Program>> {
     let file = object::File::parse(elf)?;
     let mut programs = Vec::new();
-    for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {
-        let functions = file
-            .symbols()
-            .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.section_index() == Some(section.index()));
+    for section in file
+        .sections()
+        .filter(|section| section.kind() == SectionKind::Text)
+    {
+        let functions = file.symbols().filter(|symbol| {
+            symbol.kind() == SymbolKind::Text && symbol.section_index() == Some(section.index())
+        });
         for symbol in functions {
             programs.push(Program {
                 section: section.name()?.to_owned(),

@@ -15,7 +15,10 @@ pub(crate) fn command(program: &str) -> Command {
     command.env_remove("LD_LIBRARY_PATH");
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO_PRIMARY_PACKAGE" {
+        if text.starts_with("CARGO_PKG_")
+            || text.starts_with("CARGO_MANIFEST_")
+            || text == "CARGO_PRIMARY_PACKAGE"
+        {
             command.env_remove(&name);
         }
     }
@@ -44,7 +47,10 @@ pub(crate) fn run_to_stdout(command: &mut Command) -> Result<()> {
 }
 
 fn run_to(command: &mut Command, output: Stdio) -> Result<()> {
-    let status = command.stdout(output).status().with_context(|| format!("cannot run `{}`", display(command)))?;
+    let status = command
+        .stdout(output)
+        .status()
+        .with_context(|| format!("cannot run `{}`", display(command)))?;
     if !status.success() {
         bail!("`{}` failed ({status})", display(command));
     }
@@ -56,8 +62,10 @@ fn run_to(command: &mut Command, output: Stdio) -> Result<()> {
 /// # Errors
 /// The command cannot start, fails, or prints something that is not UTF-8.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output =
-        command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot run `{}`", display(command)))?;
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot run `{}`", display(command)))?;
     if !output.status.success() {
         bail!("`{}` failed ({})", display(command), output.status);
     }
@@ -67,11 +75,17 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 /// Returns the command's standard output when it can be run and succeeds; its errors are not shown.
 pub(crate) fn probe(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Returns the command as one would type it.
 pub(crate) fn display(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
 }

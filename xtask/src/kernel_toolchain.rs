@@ -22,6 +22,11 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 /// Target of the kernel side. Both toolchains know it.
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
+/// Flags of the kernel side. Instructions of version 3 (32-bit registers and jumps, Linux 5.1); headers behind an
+/// Ethernet header lie at odd half-words, and an unaligned load is one instruction where byte by byte it is seven.
+const FLAGS: &str = "-Clinker=bpf-linker -Clink-arg=--btf -Ctarget-cpu=v3 \
+                     -Ctarget-feature=+allows-misaligned-mem-access";
+
 /// Which compiler builds the kernel side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Choice {
@@ -87,8 +92,10 @@ impl Toolchain {
         if let Some(directory) = linker.parent() {
             cargo.env("PATH", path_with(directory)?);
         }
-        cargo.env("RUSTFLAGS", "-Clinker=bpf-linker -Clink-arg=--btf -Ctarget-cpu=v3 -Ctarget-feature=+allows-misaligned-mem-access");
-        cargo.env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_BUILD_TARGET");
+        cargo.env("RUSTFLAGS", FLAGS);
+        cargo
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env_remove("CARGO_BUILD_TARGET");
         cargo.env("CARGO_TARGET_DIR", workspace::target_dir()?.join("bpf"));
         Ok(cargo)
     }
@@ -104,14 +111,21 @@ impl Toolchain {
 
 /// Returns the linker's path: the cached one, else one on `PATH` of the same minor version.
 pub(crate) fn linker() -> Option<PathBuf> {
-    let cached = workspace::tool_root("bpf-linker", LINKER_VERSION).ok()?.join("bin/bpf-linker");
-    let wanted = LINKER_VERSION.rsplit_once('.').map_or(LINKER_VERSION, |(minor, _patch)| minor);
+    let cached = workspace::tool_root("bpf-linker", LINKER_VERSION)
+        .ok()?
+        .join("bin/bpf-linker");
+    let wanted = LINKER_VERSION
+        .rsplit_once('.')
+        .map_or(LINKER_VERSION, |(minor, _patch)| minor);
     let path = env::var_os("PATH").unwrap_or_default();
     let on_path = env::split_paths(&path).map(|directory| directory.join("bpf-linker"));
-    std::iter::once(cached).chain(on_path).filter(|path| path.is_file()).find(|path| {
-        command::probe(Command::new(path).arg("--version"))
-            .is_some_and(|version| version.starts_with(&format!("bpf-linker {wanted}.")))
-    })
+    std::iter::once(cached)
+        .chain(on_path)
+        .filter(|path| path.is_file())
+        .find(|path| {
+            command::probe(Command::new(path).arg("--version"))
+                .is_some_and(|version| version.starts_with(&format!("bpf-linker {wanted}.")))
+        })
 }
 
 fn path_with(directory: &Path) -> Result<OsString> {
@@ -123,20 +137,29 @@ fn path_with(directory: &Path) -> Result<OsString> {
 fn nightly(program: &str) -> Command {
     let mut rustup = command::command("rustup");
     // `cargo run` exports its own toolchain; it would win over the argument in a nested cargo.
-    rustup.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO").env_remove("RUSTC");
-    rustup.env("RUSTUP_AUTO_INSTALL", "0").args(["run", "nightly", program]);
+    rustup
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env_remove("CARGO")
+        .env_remove("RUSTC");
+    rustup
+        .env("RUSTUP_AUTO_INSTALL", "0")
+        .args(["run", "nightly", program]);
     rustup
 }
 
 fn rustup_nightly_is_usable() -> bool {
-    let Some(sysroot) = command::probe(nightly("rustc").args(["--print", "sysroot"])) else { return false };
+    let Some(sysroot) = command::probe(nightly("rustc").args(["--print", "sysroot"])) else {
+        return false;
+    };
     let source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml");
     let version = command::probe(nightly("rustc").arg("-vV")).unwrap_or_default();
     source.is_file() && llvm_major(&version).is_some_and(|major| major <= LINKER_LLVM)
 }
 
 fn llvm_major(rustc_version: &str) -> Option<u32> {
-    let line = rustc_version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let line = rustc_version
+        .lines()
+        .find_map(|line| line.strip_prefix("LLVM version: "))?;
     line.split('.').next()?.trim().parse().ok()
 }
 
@@ -147,7 +170,9 @@ fn debian_core_is_installed() -> bool {
         return false;
     };
     std::fs::read_dir(libraries.trim()).is_ok_and(|entries| {
-        entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
+        entries
+            .flatten()
+            .any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
     })
 }
 
@@ -171,7 +196,10 @@ mod tests {
 
     #[test]
     fn the_llvm_version_is_read_from_the_compilers_own_words() {
-        assert_eq!(llvm_major("rustc 1.97.0-nightly\nhost: x86_64-unknown-linux-gnu\nLLVM version: 22.1.5\n"), Some(22));
+        assert_eq!(
+            llvm_major("rustc 1.97.0-nightly\nhost: x86_64-unknown-linux-gnu\nLLVM version: 22.1.5\n"),
+            Some(22)
+        );
         assert_eq!(llvm_major("rustc 1.97.0-nightly\n"), None);
     }
 }

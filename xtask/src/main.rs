@@ -1,11 +1,20 @@
 //! `cargo xtask`: everything a developer does here, one subcommand to a file.
 
+mod bench;
+mod build;
 mod build_ebpf;
 mod command;
+mod demo;
 mod kernel_toolchain;
+mod lint;
 mod progress;
+mod release;
 mod setup;
+mod test;
+mod test_vm;
 mod workspace;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -24,11 +33,32 @@ struct Arguments {
 enum Task {
     Setup(setup::Arguments),
     BuildEbpf(build_ebpf::Arguments),
+    Build(build::Arguments),
+    Demo(demo::Arguments),
+    Test(test::Arguments),
+    Bench(bench::Arguments),
+    Lint(lint::Arguments),
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().subcommand {
-        Task::Setup(arguments) => setup::run(&arguments),
-        Task::BuildEbpf(arguments) => build_ebpf::run(&arguments),
+fn main() -> ExitCode {
+    match run(&Arguments::parse().subcommand) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not `Debug`: with RUST_BACKTRACE set it would bury the reason under a stack.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> Result<()> {
+    match task {
+        Task::Setup(arguments) => setup::run(arguments),
+        Task::BuildEbpf(arguments) => build_ebpf::run(arguments),
+        Task::Build(arguments) => build::run(arguments),
+        Task::Demo(arguments) => demo::run(arguments),
+        Task::Test(arguments) => test::run(arguments),
+        Task::Bench(arguments) => bench::run(arguments),
+        Task::Lint(arguments) => lint::run(arguments),
     }
 }

@@ -49,7 +49,11 @@ pub(crate) fn quietly(what: &str, command: &mut Command) -> Result<()> {
     let seconds = started.elapsed().as_secs();
     if !status.success() {
         let tail = &lines[lines.len().saturating_sub(SHOWN_ON_FAILURE)..];
-        bail!("{what}: `{}` failed ({status}):\n{}", display(command), tail.join("\n"));
+        bail!(
+            "{what}: `{}` failed ({status}):\n{}",
+            display(command),
+            tail.join("\n")
+        );
     }
     headline(&format!("{what}: done in {seconds} s"));
     Ok(())

@@ -18,10 +18,15 @@ pub(super) fn can_install(packages: &[&str]) -> Result<(), String> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let distribution = field(&release, "ID").unwrap_or("unknown");
     if !matches!(distribution, "debian" | "ubuntu") {
-        return Err(format!("This is {distribution}: packages are installed only on Debian and Ubuntu."));
+        return Err(format!(
+            "This is {distribution}: packages are installed only on Debian and Ubuntu."
+        ));
     }
     if distribution == "ubuntu" && packages.iter().any(|package| DEBIAN_COMPILER.contains(package)) {
-        return Err("Ubuntu has no rustc-web: run `rustup toolchain install nightly --component rust-src`.".to_owned());
+        return Err(
+            "Ubuntu has no rustc-web: run `rustup toolchain install nightly --component rust-src`."
+                .to_owned(),
+        );
     }
     if !is_root() {
         return Err("Installing packages needs root.".to_owned());
@@ -34,7 +39,10 @@ pub(super) fn can_install(packages: &[&str]) -> Result<(), String> {
 /// # Errors
 /// apt-get fails; the message carries its output.
 pub(super) fn install(packages: &[&str]) -> Result<()> {
-    quietly("apt-get update", command::command("apt-get").args(["update", "-q"]))?;
+    quietly(
+        "apt-get update",
+        command::command("apt-get").args(["update", "-q"]),
+    )?;
     let brings_etcd = packages.contains(&"etcd-server");
     let policy = ServicePolicy::forbid()?;
     let installed = quietly(
@@ -48,7 +56,10 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     installed?;
     if brings_etcd && find_program("systemctl").is_some() {
         // The package enables it for the next boot; the tests start their own.
-        quietly("systemctl disable etcd", command::command("systemctl").args(["disable", "etcd.service"]))?;
+        quietly(
+            "systemctl disable etcd",
+            command::command("systemctl").args(["disable", "etcd.service"]),
+        )?;
     }
     Ok(())
 }
@@ -79,14 +90,18 @@ impl ServicePolicy {
 
 impl Drop for ServicePolicy {
     fn drop(&mut self) {
-        if self.ours && let Err(error) = fs::remove_file(SERVICE_POLICY) {
+        if self.ours
+            && let Err(error) = fs::remove_file(SERVICE_POLICY)
+        {
             eprintln!("{SERVICE_POLICY}: {error}");
         }
     }
 }
 
 fn field<'a>(release: &'a str, name: &str) -> Option<&'a str> {
-    let value = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+    let value = release
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
     Some(value.trim_matches('"'))
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::kernel_toolchain::{self, Choice, Toolchain};
 use crate::progress::headline;
 use requirement::Requirement;
-use tool::CachedTool;
+pub(crate) use tool::{CARGO_DENY, CachedTool};
 
 /// Finds what is missing and installs it
 #[derive(clap::Args)]
@@ -69,6 +69,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Fails when this process is not root's.
+///
+/// # Errors
+/// It is not; the message gives `reason`.
+pub(crate) fn require_root(reason: &str) -> Result<()> {
+    if !debian::is_root() {
+        bail!("this needs root: {reason}");
+    }
+    Ok(())
+}
+
 /// Installs what is missing of `needs`; does nothing when all is there.
 ///
 /// # Errors
@@ -91,7 +102,10 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     }
     let still_missing = find_missing(needs);
     if !still_missing.is_empty() {
-        bail!("still missing after the installation:\n\n{}", instructions(&still_missing));
+        bail!(
+            "still missing after the installation:\n\n{}",
+            instructions(&still_missing)
+        );
     }
     Ok(())
 }
@@ -107,6 +121,9 @@ fn find_missing(needs: &[Need]) -> Vec<Missing> {
             Need::Machine => missing.extend(absent(requirement::MACHINE)),
             Need::Lint => {
                 missing.extend(absent(requirement::LINT));
+                if Toolchain::find(Choice::Auto) != Some(Toolchain::Rustup) {
+                    missing.extend(absent(requirement::DEBIAN_CLIPPY));
+                }
                 missing.extend(tool::CARGO_DENY.if_absent());
             }
         }
@@ -127,7 +144,10 @@ fn missing_of_kernel_toolchain(choice: Choice) -> Vec<Missing> {
 }
 
 fn absent(requirements: &[Requirement]) -> impl Iterator<Item = Missing> {
-    requirements.iter().filter(|requirement| !requirement.is_met()).map(|requirement| Missing::Package(requirement.package))
+    requirements
+        .iter()
+        .filter(|requirement| !requirement.is_met())
+        .map(|requirement| Missing::Package(requirement.package))
 }
 
 fn packages_of(missing: &[Missing]) -> Vec<&'static str> {
@@ -152,10 +172,16 @@ fn instructions(missing: &[Missing]) -> String {
     let mut lines = Vec::new();
     let packages = packages_of(missing);
     if !packages.is_empty() {
-        lines.push(format!("apt-get install -y --no-install-recommends {}", packages.join(" ")));
+        lines.push(format!(
+            "apt-get install -y --no-install-recommends {}",
+            packages.join(" ")
+        ));
     }
     lines.extend(tools_of(missing).map(CachedTool::command_line));
-    if packages.iter().any(|package| requirement::DEBIAN_COMPILER.contains(package)) {
+    if packages
+        .iter()
+        .any(|package| requirement::DEBIAN_COMPILER.contains(package))
+    {
         lines.push(format!(
             "# where {} do not exist: rustup toolchain install nightly --component rust-src",
             requirement::DEBIAN_COMPILER.join(" and ")

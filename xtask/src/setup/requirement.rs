@@ -17,11 +17,17 @@ enum Sign {
 
 impl Requirement {
     const fn program(package: &'static str, name: &'static str) -> Self {
-        Self { package, sign: Sign::Program(name) }
+        Self {
+            package,
+            sign: Sign::Program(name),
+        }
     }
 
     const fn file(package: &'static str, path: &'static str) -> Self {
-        Self { package, sign: Sign::File(path) }
+        Self {
+            package,
+            sign: Sign::File(path),
+        }
     }
 
     /// Tells whether the program is on `PATH` (or in a folder for administrators), or the file exists.
@@ -66,18 +72,24 @@ pub(super) const TEST_PROGRAMS: &[Requirement] = &[
 /// What runs another kernel.
 pub(super) const MACHINE: &[Requirement] = &[
     Requirement::program("qemu-system-x86", "qemu-system-x86_64"),
-    Requirement::program("cpio", "cpio"),
     Requirement::program("xz-utils", "xz"),
 ];
 
 /// What `lint` runs.
 pub(super) const LINT: &[Requirement] = &[Requirement::program("shellcheck", "shellcheck")];
 
+/// The lints of [`DEBIAN_COMPILER`]: clippy reads `core` only of its own version.
+pub(super) const DEBIAN_CLIPPY: &[Requirement] =
+    &[Requirement::file("rust-web-clippy", "/usr/bin/clippy-driver")];
+
 /// Returns where a program is.
 pub(super) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let administrators = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&path).chain(administrators).map(|directory| directory.join(name)).find(|file| file.is_file())
+    env::split_paths(&path)
+        .chain(administrators)
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
 }
 
 #[cfg(test)]

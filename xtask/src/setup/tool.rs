@@ -33,22 +33,38 @@ pub(super) const BPF_LINKER: CachedTool = CachedTool {
     name: "bpf-linker",
     version: LINKER_VERSION,
     arguments: &["--no-default-features", "--features", "llvm-22"],
-    environment: &[("LLVM_PREFIX", "/usr/lib/llvm-22"), ("LLVM_SYS_221_PREFIX", "/usr/lib/llvm-22")],
+    environment: &[
+        ("LLVM_PREFIX", "/usr/lib/llvm-22"),
+        ("LLVM_SYS_221_PREFIX", "/usr/lib/llvm-22"),
+    ],
     place: Place::Cache,
 };
 
 /// The test runner.
-pub(super) const NEXTEST: CachedTool =
-    CachedTool { name: "cargo-nextest", version: "0.9.143", arguments: &[], environment: &[], place: Place::Cargo };
+pub(super) const NEXTEST: CachedTool = CachedTool {
+    name: "cargo-nextest",
+    version: "0.9.143",
+    arguments: &[],
+    environment: &[],
+    place: Place::Cargo,
+};
 
 /// The licence and source checker.
-pub(crate) const CARGO_DENY: CachedTool =
-    CachedTool { name: "cargo-deny", version: "0.19.0", arguments: &[], environment: &[], place: Place::Cache };
+pub(crate) const CARGO_DENY: CachedTool = CachedTool {
+    name: "cargo-deny",
+    version: "0.19.0",
+    arguments: &[],
+    environment: &[],
+    place: Place::Cache,
+};
 
 impl CachedTool {
     /// Returns the program's path when it is installed in the cache.
     pub(crate) fn cached(&self) -> Option<PathBuf> {
-        let path = workspace::tool_root(self.name, self.version).ok()?.join("bin").join(self.name);
+        let path = workspace::tool_root(self.name, self.version)
+            .ok()?
+            .join("bin")
+            .join(self.name);
         path.is_file().then_some(path)
     }
 
@@ -65,16 +81,24 @@ impl CachedTool {
         let mut cargo = command::cargo();
         // A temporary one, so that this neither waits for nor spoils the project's.
         cargo.env_remove("CARGO_TARGET_DIR");
-        cargo.args(self.install_arguments()).envs(self.environment.iter().copied());
+        cargo
+            .args(self.install_arguments())
+            .envs(self.environment.iter().copied());
         if self.place == Place::Cache {
-            cargo.arg("--root").arg(workspace::tool_root(self.name, self.version)?);
+            cargo
+                .arg("--root")
+                .arg(workspace::tool_root(self.name, self.version)?);
         }
         quietly(&format!("{} {} from source", self.name, self.version), &mut cargo)
     }
 
     /// Returns what a person would type.
     pub(super) fn command_line(&self) -> String {
-        let mut words: Vec<String> = self.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut words: Vec<String> = self
+            .environment
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         let mut cargo = Command::new("cargo");
         cargo.args(self.install_arguments());
         words.push(command::display(&cargo));

@@ -1,0 +1,107 @@
+//! `cargo xtask test`: the rings that run on this machine's own kernel.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::build_ebpf::{self, Flavour};
+use crate::progress::headline;
+use crate::setup::{self, Need};
+use crate::{command, test_vm, workspace};
+
+/// Runs the tests
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    other_kernels: Option<OtherKernels>,
+
+    /// Only tests whose name contains one of these words
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
+
+    /// Only one ring; all need root but `pure`
+    #[arg(long, value_enum)]
+    ring: Option<Ring>,
+}
+
+#[derive(clap::Subcommand)]
+enum OtherKernels {
+    Vm(test_vm::Arguments),
+}
+
+/// Which tests, by what they touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Ring {
+    /// Nothing outside the process
+    Pure,
+    /// Programs and maps in the kernel
+    Program,
+    /// Network namespaces, taps, the agent
+    Host,
+}
+
+impl Ring {
+    /// Returns the test runner's expression for the ring.
+    fn expression(self) -> &'static str {
+        match self {
+            Self::Pure => "not (package(calico-ebpf-tests) and kind(test))",
+            Self::Program => "package(calico-ebpf-tests) and binary(/^program/)",
+            Self::Host => "package(calico-ebpf-tests) and binary(/^host/)",
+        }
+    }
+}
+
+/// Runs the subcommand.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(OtherKernels::Vm(arguments)) = &arguments.other_kernels {
+        return test_vm::run(arguments);
+    }
+    if arguments.ring != Some(Ring::Pure) {
+        setup::require_root(
+            "the program and host rings load programs into the kernel (`--ring pure` needs no root)",
+        )?;
+        setup::ensure(&[Need::TestPrograms])?;
+    }
+    setup::ensure(&[Need::Protobuf, Need::Nextest])?;
+    let object = build_ebpf::build_default(Flavour::Agent)?;
+    let bench_object = build_ebpf::build_default(Flavour::Bench)?;
+    headline("agent");
+    // The whole workspace and one binary: the features of dependencies are those of the tests' build.
+    command::run(command::cargo().args(["build", "--workspace", "--bin", "calico-ebpf"]))?;
+    headline("tests");
+    let mut nextest = command::cargo();
+    nextest.args(["nextest", "run", "--workspace", "--config", &runner(&object)?]);
+    if let Some(ring) = arguments.ring {
+        nextest.args(["-E", ring.expression()]);
+    }
+    nextest.args(&arguments.filters);
+    nextest.env(
+        "CALICO_EBPF_BIN",
+        workspace::target_dir()?.join("debug/calico-ebpf"),
+    );
+    nextest.env("CALICO_EBPF_BENCH_OBJECT", bench_object);
+    command::run(&mut nextest)
+}
+
+/// Returns cargo's setting that puts `CALICO_EBPF_OBJECT` into the environment of the tests alone: the agent's build
+/// reads it, too, and would start anew each time it comes or goes.
+fn runner(object: &Path) -> Result<String> {
+    let object = object.to_str().context("the target directory is not UTF-8")?;
+    let variable = serde_json::to_string(&format!("CALICO_EBPF_OBJECT={object}"))?;
+    Ok(format!(
+        r#"target."cfg(target_os = \"linux\")".runner = ["env", {variable}]"#
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runner_quotes_the_path_of_the_object() {
+        let setting = runner(Path::new("/a b/calico-ebpf.o")).expect("UTF-8");
+        assert!(setting.ends_with(r#"runner = ["env", "CALICO_EBPF_OBJECT=/a b/calico-ebpf.o"]"#));
+    }
+}
