@@ -19,7 +19,8 @@ enum Purity {
     Effects,
 }
 
-/// `datastore -> model -> calc -> compile -> dataplane`, the agent above them, the readers beside.
+/// `datastore -> model -> calc -> compile -> dataplane`, the agent above them, the readers beside. `report` is the words
+/// in which the others tell the readers what there is.
 const MODULES: &[Module] = &[
     Module {
         name: "model",
@@ -33,12 +34,12 @@ const MODULES: &[Module] = &[
     },
     Module {
         name: "compile",
-        may_name: &["calc", "model"],
+        may_name: &["calc", "model", "report"],
         purity: Purity::Pure,
     },
     Module {
         name: "report",
-        may_name: &["calc", "compile", "model"],
+        may_name: &[],
         purity: Purity::Pure,
     },
     Module {

@@ -84,6 +84,7 @@ fn check_length() -> Result<()> {
 
 fn report(mut findings: Vec<Finding>) -> Result<()> {
     findings.sort();
+    findings.dedup();
     for Finding { file, line, rule } in &findings {
         eprintln!("{file}:{line}: {rule}");
     }
