@@ -26,5 +26,10 @@ fn built_object(out_dir: &Path) -> Result<PathBuf, String> {
         .ancestors()
         .map(|directory| directory.join("bpf/calico-ebpf.o"))
         .find(|candidate| candidate.is_file())
-        .ok_or_else(|| format!("no bpf/calico-ebpf.o above {}: run `cargo xtask build-ebpf`", out_dir.display()))
+        .ok_or_else(|| {
+            format!(
+                "no bpf/calico-ebpf.o above {}: run `cargo xtask build-ebpf`",
+                out_dir.display()
+            )
+        })
 }

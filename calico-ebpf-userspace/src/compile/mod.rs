@@ -9,6 +9,8 @@ pub mod classes;
 pub mod describe;
 mod endpoints;
 mod exact;
+#[cfg(any(test, feature = "test-generators"))]
+pub mod generate;
 mod grid;
 pub mod input;
 pub mod lower;

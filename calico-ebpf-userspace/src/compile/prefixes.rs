@@ -90,7 +90,6 @@ fn write_tree(
 #[cfg(test)]
 mod tests {
     use calico_ebpf_common::address::{prefix_class4, prefix_class6};
-    use calico_ebpf_common::root::Root;
 
     use super::*;
 
@@ -106,26 +105,23 @@ mod tests {
                 .map(|index| (u32::try_from(index).unwrap() * step, class(index)))
                 .collect();
             let mut writer = LineWriter::new(0, u32::MAX);
-            let root = Root {
-                prefixes4: write_tree4(&mut writer, &intervals).unwrap(),
-                ..Root::default()
-            };
+            let tree = write_tree4(&mut writer, &intervals).unwrap();
             let lines = writer.into_lines();
             for (index, (start, class)) in intervals.iter().enumerate() {
                 assert_eq!(
-                    prefix_class4(&lines[..], &root, *start),
+                    prefix_class4(&lines[..], tree, *start),
                     Some(*class),
                     "{count} intervals"
                 );
                 if index > 0 {
                     assert_eq!(
-                        prefix_class4(&lines[..], &root, start - 1),
+                        prefix_class4(&lines[..], tree, start - 1),
                         Some(intervals[index - 1].1)
                     );
                 }
             }
             assert_eq!(
-                prefix_class4(&lines[..], &root, u32::MAX),
+                prefix_class4(&lines[..], tree, u32::MAX),
                 Some(intervals[count - 1].1)
             );
         }
@@ -139,24 +135,21 @@ mod tests {
                 .map(|index| (index as u128 * step, class(index)))
                 .collect();
             let mut writer = LineWriter::new(0, u32::MAX);
-            let root = Root {
-                prefixes6: write_tree6(&mut writer, &intervals).unwrap(),
-                ..Root::default()
-            };
+            let tree = write_tree6(&mut writer, &intervals).unwrap();
             let lines = writer.into_lines();
             for (index, (start, class)) in intervals.iter().enumerate() {
                 assert_eq!(
-                    prefix_class6(&lines[..], &root, words(*start)),
+                    prefix_class6(&lines[..], tree, words(*start)),
                     Some(*class),
                     "{count} intervals"
                 );
                 if index > 0 {
-                    let before = prefix_class6(&lines[..], &root, words(start - 1));
+                    let before = prefix_class6(&lines[..], tree, words(start - 1));
                     assert_eq!(before, Some(intervals[index - 1].1));
                 }
             }
             assert_eq!(
-                prefix_class6(&lines[..], &root, [u64::MAX; 2]),
+                prefix_class6(&lines[..], tree, [u64::MAX; 2]),
                 Some(intervals[count - 1].1)
             );
         }

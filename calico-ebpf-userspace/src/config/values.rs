@@ -27,7 +27,10 @@ pub enum EndpointToHostAction {
 
 /// Every parameter that the agent acts on, valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a parameter that operators switch on or off")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a parameter that operators switch on or off"
+)]
 pub struct Config {
     /// `FelixHostname`: equals Nova's host.
     pub felix_hostname: String,

@@ -1,1 +1,453 @@
+use std::sync::Arc;
+use std::time::Instant;
 
+use calico_ebpf_common::endpoint::{
+    Endpoint, FLAG_ANY_SOURCE, SLOT_HOST, SOURCE_ANY_MAC, SOURCE_VALID, slot_of_interface, source4_flags,
+    source6_flags,
+};
+use ipnet::IpNet;
+use proptest::prelude::*;
+
+use super::super::generate::{Case, Random, case};
+use super::super::input::{HostFacts, HostInterface};
+use super::super::reference::{Judgement, judge_packet};
+use super::*;
+use crate::calc::effective::{
+    EffectiveEndpoint, EffectiveEntity, EffectivePolicyRules, EffectivePort, EffectiveRule, EffectiveTier,
+    SetId,
+};
+use crate::model::name::Kind;
+use crate::model::resource::{IpNat, MacAddress};
+use crate::model::rule::{Action, Protocol};
+
+fn expected_cell(judgement: &Judgement, ids: &RuleIds) -> Cell {
+    let action = if judgement.allow {
+        Action::Allow
+    } else {
+        Action::Deny
+    };
+    let number = judgement.decided_by.as_ref().map_or(0, |rule| {
+        ids.find(&RuleKey {
+            rule: rule.clone(),
+            action,
+        })
+        .expect("the rule that decides has a counter")
+    });
+    Cell::new(judgement.allow, judgement.log, number)
+}
+
+fn compare(case: &Case, built: &BuiltTable, ids: &RuleIds, base_line: u32, random: &mut Random) {
+    let lines = PlacedLines {
+        lines: &built.lines,
+        base_line,
+    };
+    let source = if random.chance(70) {
+        case.endpoint(random)
+    } else {
+        None
+    };
+    let target = if random.chance(70) || source.is_none() {
+        case.endpoint(random)
+    } else {
+        None
+    };
+    let Some(mut facts) = case.packet(random, source, target) else {
+        return;
+    };
+    if random.chance(20) {
+        // The table does not ask whether an endpoint owns its address.
+        let same_family = |address: &&IpAddr| address.is_ipv4() == facts.source.is_ipv4();
+        let others: Vec<IpAddr> = case.addresses.iter().filter(same_family).copied().collect();
+        (facts.source, facts.destination) = (random.pick(&others), random.pick(&others));
+    }
+    let endpoint = |key: Option<&ResourceKey>| key.map(|key| &case.state.endpoints[key]);
+    let expected = judge_packet(&case.state, endpoint(source), endpoint(target), &facts);
+    let slot = |key: Option<&ResourceKey>| key.map_or(0, |key| case.slots[key]);
+    let compiled = judge_compiled(&lines, &facts, slot(source), slot(target)).expect("the tables are whole");
+    assert_eq!(
+        compiled.allow, expected.allow,
+        "{facts:?}: {expected:?}, {compiled:?}"
+    );
+    assert_eq!(
+        compiled.egress,
+        expected.egress.as_ref().map(|one| expected_cell(one, ids)),
+        "{facts:?}: {expected:?}"
+    );
+    assert_eq!(
+        compiled.ingress,
+        expected.ingress.as_ref().map(|one| expected_cell(one, ids)),
+        "{facts:?}: {expected:?}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn compiled_tables_decide_like_the_reference(seed in any::<u64>(), base_line in prop_oneof![Just(0_u32), 1..1_000_000_u32]) {
+        let mut random = Random::new(seed);
+        let case = case(&mut random);
+        let mut ids = RuleIds::new();
+        let built = build(&case.input(base_line), &mut ids).unwrap();
+        prop_assert!(built.over_budget.is_empty());
+        for _ in 0..100 {
+            compare(&case, &built, &ids, base_line, &mut random);
+        }
+    }
+}
+
+#[test]
+fn equal_input_gives_equal_lines() {
+    let case = case(&mut Random::new(7));
+    let first = build(&case.input(1000), &mut RuleIds::new()).unwrap();
+    let second = build(&case.input(1000), &mut RuleIds::new()).unwrap();
+    assert_eq!(first.lines, second.lines);
+}
+
+/// A host with endpoints named by number, and nothing else.
+fn host(endpoints: Vec<EffectiveEndpoint>) -> Case {
+    let mut case = Case {
+        state: Default::default(),
+        host: HostFacts::default(),
+        generations: BTreeMap::new(),
+        slots: BTreeMap::new(),
+        addresses: Vec::new(),
+    };
+    for (endpoint, number) in endpoints.into_iter().zip(1_u16..) {
+        let key = key(number);
+        case.generations.insert(key.clone(), u32::from(number));
+        case.slots.insert(key.clone(), number);
+        case.state.endpoints.insert(key, endpoint);
+    }
+    case
+}
+
+fn key(number: u16) -> ResourceKey {
+    ResourceKey {
+        kind: Kind::WorkloadEndpoint,
+        namespace: "openstack".to_owned(),
+        name: format!("vm{number:05}"),
+    }
+}
+
+fn nets(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn endpoint(interface_name: &str, networks: &[&str]) -> EffectiveEndpoint {
+    EffectiveEndpoint {
+        interface_name: interface_name.to_owned(),
+        mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
+        ip_networks: nets(networks),
+        allowed_ips: Vec::new(),
+        allow_spoofed_source_prefixes: Vec::new(),
+        ip_nats: Vec::new(),
+        policy: Arc::new(EffectivePolicy::default()),
+        labels: BTreeMap::new(),
+    }
+}
+
+fn attach(case: &mut Case, name: &str, ifindex: u32) {
+    let interface = HostInterface {
+        ifindex,
+        mac: MacAddress([0xfe, 0, 0, 0, 0, 1]),
+        loose_until: 77,
+    };
+    case.host.interfaces.insert(name.to_owned(), interface);
+}
+
+fn root_of(built: &BuiltTable) -> Root {
+    *built.lines[0].read_as()
+}
+
+fn endpoint_of(built: &BuiltTable, slot: Slot) -> Endpoint {
+    *endpoint_at(&built.lines[..], &root_of(built), slot).unwrap()
+}
+
+fn slot_of(built: &BuiltTable, address: &str) -> Slot {
+    let root = root_of(built);
+    match address.parse().unwrap() {
+        IpAddr::V4(address) => {
+            address_entry4(&built.lines[..], &root, address.to_bits())
+                .unwrap()
+                .slot
+        }
+        IpAddr::V6(address) => {
+            address_entry6(&built.lines[..], &root, words(address.to_bits()))
+                .unwrap()
+                .slot
+        }
+    }
+}
+
+#[test]
+fn an_address_on_two_taps_belongs_to_the_newer_one_and_the_hosts_to_the_host() {
+    let networks = ["10.0.0.1/32", "fd00::1/128", "192.0.2.1/32", "10.1.0.0/24"];
+    let mut case = host(vec![
+        endpoint("tap1", &networks),
+        endpoint("tap2", &networks),
+        endpoint("tap3", &networks),
+    ]);
+    attach(&mut case, "tap1", 5);
+    attach(&mut case, "tap2", 9);
+    case.host.host_addresses.insert("192.0.2.1".parse().unwrap());
+    let built = build(&case.input(0), &mut RuleIds::new()).unwrap();
+    assert_eq!(slot_of(&built, "10.0.0.1"), 2);
+    assert_eq!(slot_of(&built, "fd00::1"), 2);
+    assert_eq!(slot_of(&built, "192.0.2.1"), SLOT_HOST);
+    assert_eq!(slot_of(&built, "10.1.0.1"), SLOT_NONE);
+    assert_eq!(slot_of(&built, "10.0.0.2"), SLOT_NONE);
+}
+
+#[test]
+fn interfaces_lead_to_endpoints_and_absent_ones_to_none() {
+    let mut case = host(
+        (1..=40)
+            .map(|number| endpoint(&format!("tap{number}"), &["10.0.0.1/32"]))
+            .collect(),
+    );
+    // All in one bucket of a small table.
+    (1..=39).for_each(|number| attach(&mut case, &format!("tap{number}"), number * 64));
+    let built = build(&case.input(0), &mut RuleIds::new()).unwrap();
+    let root = root_of(&built);
+    for number in 1..=39_u16 {
+        let ifindex = u32::from(number) * 64;
+        assert_eq!(slot_of_interface(&built.lines[..], &root, ifindex), number);
+        assert_eq!(endpoint_of(&built, number).ifindex, ifindex);
+    }
+    assert_eq!(slot_of_interface(&built.lines[..], &root, 0), SLOT_NONE);
+    assert_eq!(slot_of_interface(&built.lines[..], &root, 65), SLOT_NONE);
+    assert_eq!(endpoint_of(&built, 40).ifindex, 0);
+    assert_eq!(endpoint_of(&built, 1).loose_until, 77);
+    assert_eq!(endpoint_of(&built, 1).host_mac, [0xfe, 0, 0, 0, 0, 1]);
+    assert!(built.endpoint_problems.is_empty());
+}
+
+#[test]
+fn sources_are_strict_but_for_pairs_and_spoofed_prefixes() {
+    let mut vm = endpoint(
+        "tap1",
+        &[
+            "10.0.0.1/32",
+            "fd00::1/128",
+            "10.0.0.0/24",
+            "10.0.0.1/32",
+            "fd01::/64",
+        ],
+    );
+    vm.allowed_ips = nets(&["10.0.0.0/24", "10.0.0.1/32", "fd01::/64"]);
+    vm.ip_nats = vec![IpNat {
+        internal: "10.0.0.1".parse().unwrap(),
+        external: "172.24.4.9".parse().unwrap(),
+    }];
+    vm.allow_spoofed_source_prefixes = nets(&["192.0.2.0/24"]);
+    let mut open = endpoint("tap2", &["10.0.0.2/32"]);
+    open.allow_spoofed_source_prefixes = nets(&["0.0.0.0/0", "::/0"]);
+    let built = build(&host(vec![vm, open]).input(0), &mut RuleIds::new()).unwrap();
+    let lines = &built.lines[..];
+    let flags4 = |slot, address: &str| {
+        let address: std::net::Ipv4Addr = address.parse().unwrap();
+        let endpoint = endpoint_of(&built, slot);
+        source4_flags(
+            lines,
+            endpoint.sources4,
+            endpoint.sources4_lines,
+            address.to_bits(),
+        )
+    };
+    let flags6 = |slot, address: &str| {
+        let address: std::net::Ipv6Addr = address.parse().unwrap();
+        let endpoint = endpoint_of(&built, slot);
+        source6_flags(
+            lines,
+            endpoint.sources6,
+            endpoint.sources6_lines,
+            words(address.to_bits()),
+        )
+    };
+    let any_mac = SOURCE_VALID | SOURCE_ANY_MAC;
+    assert_eq!(flags4(1, "10.0.0.1"), SOURCE_VALID, "fixed, though also a pair");
+    assert_eq!(flags4(1, "10.0.0.2"), any_mac);
+    assert_eq!(flags4(1, "172.24.4.9"), SOURCE_VALID);
+    assert_eq!(flags4(1, "192.0.2.200"), any_mac);
+    assert_eq!(flags4(1, "10.0.1.1"), 0);
+    assert_eq!(flags6(1, "fd00::1"), SOURCE_VALID);
+    assert_eq!(flags6(1, "fd01::abcd"), any_mac);
+    assert_eq!(flags6(1, "fd00::2"), 0);
+    assert_eq!(endpoint_of(&built, 1).flags, 0);
+    assert_eq!(endpoint_of(&built, 2).flags, FLAG_ANY_SOURCE);
+    assert_eq!(flags4(2, "10.0.0.2"), SOURCE_VALID);
+    assert_eq!(flags4(2, "8.8.8.8"), any_mac);
+    assert_eq!(flags6(2, "2001:db8::1"), any_mac);
+}
+
+#[test]
+fn sources_beyond_the_limit_and_missing_macs_are_reported() {
+    let networks: Vec<String> = (0..200).map(|number| format!("10.0.0.{number}/32")).collect();
+    let networks: Vec<&str> = networks.iter().map(String::as_str).collect();
+    let mut vm = endpoint("tap1", &networks);
+    vm.mac = None;
+    let built = build(&host(vec![vm]).input(0), &mut RuleIds::new()).unwrap();
+    let texts: Vec<&str> = built
+        .endpoint_problems
+        .iter()
+        .map(|problem| problem.1.as_str())
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "has no MAC address: its packets are dropped",
+            "has 40 allowed source addresses too many: these are dropped"
+        ]
+    );
+    let endpoint = endpoint_of(&built, 1);
+    let (first, count) = (endpoint.sources4, endpoint.sources4_lines);
+    assert_ne!(
+        source4_flags(&built.lines[..], first, count, 0x0a00_0000 + 159),
+        0
+    );
+    assert_eq!(
+        source4_flags(&built.lines[..], first, count, 0x0a00_0000 + 160),
+        0
+    );
+}
+
+fn rule(index: u32, destination: EffectiveEntity) -> EffectiveRule {
+    EffectiveRule {
+        action: Action::Allow,
+        ip_version: None,
+        protocol: None,
+        not_protocol: None,
+        icmp: None,
+        not_icmp: None,
+        source: EffectiveEntity::default(),
+        destination,
+        index,
+    }
+}
+
+fn egress_only(rules: Vec<EffectiveRule>) -> Arc<EffectivePolicy> {
+    let key = ResourceKey {
+        kind: Kind::GlobalNetworkPolicy,
+        namespace: String::new(),
+        name: "many".to_owned(),
+    };
+    let policies = vec![EffectivePolicyRules { key, rules }];
+    let tier = EffectiveTier {
+        name: Arc::from("default"),
+        policies,
+        default_pass: false,
+    };
+    Arc::new(EffectivePolicy {
+        egress: DirectionPolicy {
+            tiers: vec![tier],
+            profiles: Vec::new(),
+        },
+        ingress: DirectionPolicy::default(),
+    })
+}
+
+#[test]
+fn a_direction_that_tells_too_much_apart_denies_everything_and_is_named() {
+    // Each of 4,000 rules has an address and a port of its own: 16 million combinations.
+    let rules = (0..4_000_u16).map(|number| {
+        let net = IpNet::from(IpAddr::V4((0x0a00_0000 + u32::from(number)).into()));
+        let ports = Some(vec![EffectivePort::Range(number, number)]);
+        let destination = EffectiveEntity {
+            nets: Some(vec![net]),
+            ports,
+            ..EffectiveEntity::default()
+        };
+        EffectiveRule {
+            protocol: Some(Protocol(6)),
+            ..rule(u32::from(number), destination)
+        }
+    });
+    let mut vm = endpoint("tap1", &["10.0.0.1/32"]);
+    vm.policy = egress_only(rules.collect());
+    let built = build(&host(vec![vm]).input(0), &mut RuleIds::new()).unwrap();
+    assert_eq!(built.report.over_budget, 1);
+    let over = built.over_budget[0];
+    assert_eq!((over.policy_set, over.direction), (1, Direction::Egress));
+    let facts = PacketFacts {
+        source: "10.0.0.1".parse().unwrap(),
+        destination: "10.0.0.5".parse().unwrap(),
+        protocol: 6,
+        source_port: 4000,
+        destination_port: 5,
+        icmp: None,
+    };
+    let judged = judge_compiled(
+        &PlacedLines {
+            lines: &built.lines,
+            base_line: 0,
+        },
+        &facts,
+        1,
+        0,
+    )
+    .unwrap();
+    assert_eq!(judged.egress, Some(Cell::DENY));
+}
+
+#[test]
+fn a_table_without_room_is_refused_and_numbers_are_kept() {
+    let case = case(&mut Random::new(3));
+    let mut ids = RuleIds::new();
+    let whole = build(&case.input(0), &mut ids).unwrap();
+    let before: BTreeMap<RuleKey, u32> = ids.iter().map(|(key, number)| (key.clone(), number)).collect();
+    let input = TableInput {
+        max_lines: whole.report.lines - 1,
+        ..case.input(0)
+    };
+    let error = build(&input, &mut ids).unwrap_err();
+    let lines = u64::from(whole.report.lines);
+    assert_eq!(
+        error,
+        TableError::TooLarge {
+            lines,
+            max_lines: whole.report.lines - 1
+        }
+    );
+    let after: BTreeMap<RuleKey, u32> = ids.iter().map(|(key, number)| (key.clone(), number)).collect();
+    assert_eq!(after, before);
+}
+
+#[test]
+fn a_thousand_rules_and_a_hundred_thousand_members_compile_quickly() {
+    let set = |number: u32| SetId(Arc::from(format!("set {number}")));
+    let mut vm = endpoint("tap1", &["10.0.0.1/32"]);
+    let rules = (0..1_000_u32).map(|number| {
+        let port = u16::try_from(number % 300).unwrap() * 7;
+        let destination = EffectiveEntity {
+            nets: (number % 2 == 0).then(|| vec![IpNet::new(IpAddr::V4((number << 20).into()), 16).unwrap()]),
+            sets: if number % 2 == 1 {
+                vec![set(number % 100)]
+            } else {
+                Vec::new()
+            },
+            ports: Some(vec![EffectivePort::Range(port, port)]),
+            ..EffectiveEntity::default()
+        };
+        EffectiveRule {
+            protocol: Some(Protocol(6)),
+            ..rule(number, destination)
+        }
+    });
+    vm.policy = egress_only(rules.collect());
+    let mut case = host(vec![vm]);
+    for number in 0..100_u32 {
+        let members = (0..1_000_u32)
+            .map(|member| IpNet::from(IpAddr::V4((0x0b00_0000 + number * 1_000 + member).into())));
+        case.state.sets.insert(set(number), Arc::new(members.collect()));
+    }
+    let started = Instant::now();
+    let built = build(&case.input(0), &mut RuleIds::new()).unwrap();
+    println!(
+        "1,000 rules, 100,000 members: {:?}, {:?}",
+        started.elapsed(),
+        built.report
+    );
+    assert!(built.over_budget.is_empty());
+    assert!(built.report.exact_addresses > 50_000);
+}
