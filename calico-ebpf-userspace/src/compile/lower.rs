@@ -31,9 +31,9 @@ pub struct LoweredRule {
     pub action: Action,
     /// Number of the rule's counter.
     pub number: u32,
-    /// Test of the peer's address, the family included.
+    /// Tests of the peer's address.
     pub remote: Tests,
-    /// Test of the endpoint's own address.
+    /// Tests of the endpoint's own address.
     pub local: Tests,
     /// Tests of protocol, destination port, and ICMP type and code, for packets of IPv4 and of IPv6; `None` matches
     /// nothing.
@@ -163,15 +163,10 @@ fn lower_rule(
         groups,
         PortPredicates::destination_ports,
     )?;
-    let (mut remote, local) = match direction {
+    let (remote, local) = match direction {
         Direction::Egress => (destination, source),
         Direction::Ingress => (source, destination),
     };
-    match rule.ip_version {
-        Some(IpVersion::V4) => remote.all.push(AddressPredicates::V4),
-        Some(IpVersion::V6) => remote.none.push(AddressPredicates::V4),
-        None => {}
-    }
     Some(LoweredRule {
         tier,
         action: rule.action,
