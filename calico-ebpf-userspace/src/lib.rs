@@ -12,4 +12,5 @@ pub mod dataplane;
 pub mod datastore;
 pub mod metrics;
 pub mod model;
+pub mod observe;
 pub mod report;

@@ -1,3 +1,5 @@
 //! `calico-ebpf`: the agent and its command line.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    calico_ebpf_userspace::cli::main()
+}

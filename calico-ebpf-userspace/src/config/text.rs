@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(duration("30.5", SECOND), Ok(Duration::from_millis(30_500)));
         assert_eq!(duration("1m30s", SECOND), Ok(Duration::from_secs(90)));
         assert_eq!(duration("500ms", SECOND), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("1.5h", SECOND), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("1.5h", SECOND), Ok(Duration::from_mins(90)));
         assert_eq!(
             duration("250", Duration::from_millis(1)),
             Ok(Duration::from_millis(250))

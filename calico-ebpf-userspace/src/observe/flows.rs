@@ -1,0 +1,300 @@
+//! Conntrack entries in words.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use calico_ebpf_common::flow::{
+    FLOW_ORIGIN_LOW, Flow, FlowKey4, FlowKey6, ORIGIN, RESPONDER, STATE_ESTABLISHED, STATE_FIN_ORIGIN,
+    STATE_FIN_RESPONDER, STATE_REPLIED, STATE_RESET,
+};
+use calico_ebpf_common::port::protocol;
+use serde::Serialize;
+
+use super::clock::Clock;
+use super::rule_names::RuleNames;
+
+/// Key of either table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowKey {
+    V4(FlowKey4),
+    V6(FlowKey6),
+}
+
+/// Two sides of a flow: address and port.
+type Side = (IpAddr, u16);
+
+/// One flow, told from its originator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FlowView {
+    /// Protocol name, or its number.
+    pub protocol: String,
+    pub source: IpAddr,
+    /// 0 for protocols without ports and for ICMP.
+    pub source_port: u16,
+    pub destination: IpAddr,
+    pub destination_port: u16,
+    /// Type and identifier of an ICMP query.
+    pub icmp: Option<IcmpQuery>,
+    /// `new`, `replied`, `established`, `closing`, `closed`, `reset`.
+    pub state: &'static str,
+    /// Seconds since the first packet; `None` where the kernel does not tell its clock.
+    pub age_secs: Option<u64>,
+    /// Seconds since the last packet.
+    pub idle_secs: Option<u64>,
+    /// Rule that let it out of the source, if the source is local and a rule decided.
+    pub egress_rule: Option<String>,
+    /// Rule that let it into the destination, if that is local and a rule decided.
+    pub ingress_rule: Option<String>,
+    /// Endpoint slots of source and destination; 0 is not local.
+    pub slots: [u16; 2],
+    /// Policy generations of source and destination under which it was judged.
+    pub generations: [u32; 2],
+}
+
+/// An ICMP query and its answer are one flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct IcmpQuery {
+    pub kind: u8,
+    pub identifier: u16,
+}
+
+impl FlowKey {
+    /// Returns the IANA protocol number.
+    pub fn protocol(&self) -> u8 {
+        match self {
+            Self::V4(key) => key.protocol,
+            Self::V6(key) => key.protocol,
+        }
+    }
+
+    /// Returns both sides, the originator first.
+    pub fn sides(&self, flow: &Flow) -> [Side; 2] {
+        let (low, high) = match self {
+            Self::V4(key) => (
+                (
+                    IpAddr::from(Ipv4Addr::from(key.low_address)),
+                    u16::from_be_bytes(key.low_port),
+                ),
+                (
+                    IpAddr::from(Ipv4Addr::from(key.high_address)),
+                    u16::from_be_bytes(key.high_port),
+                ),
+            ),
+            Self::V6(key) => (
+                (
+                    IpAddr::from(Ipv6Addr::from(key.low_address)),
+                    u16::from_be_bytes(key.low_port),
+                ),
+                (
+                    IpAddr::from(Ipv6Addr::from(key.high_address)),
+                    u16::from_be_bytes(key.high_port),
+                ),
+            ),
+        };
+        if flow.flags & FLOW_ORIGIN_LOW == 0 {
+            [high, low]
+        } else {
+            [low, high]
+        }
+    }
+}
+
+impl FlowView {
+    /// Puts an entry in words. Without a clock there are no ages.
+    pub fn new(key: &FlowKey, flow: &Flow, clock: Option<Clock>, rules: &RuleNames) -> Self {
+        let number = key.protocol();
+        let [source, destination] = key.sides(flow);
+        let is_icmp = matches!(number, protocol::ICMP | protocol::ICMPV6);
+        let icmp = is_icmp.then(|| IcmpQuery {
+            kind: u8::try_from(destination.1 & 0xff).unwrap_or(0),
+            identifier: source.1,
+        });
+        let port = |port: u16| if is_icmp { 0 } else { port };
+        let rule = |end: usize| rules.get(flow.rule[end]).map(str::to_owned);
+        Self {
+            protocol: protocol_name(number),
+            source: source.0,
+            source_port: port(source.1),
+            destination: destination.0,
+            destination_port: port(destination.1),
+            icmp,
+            state: state_name(number, flow),
+            age_secs: clock.map(|clock| clock.seconds_since(flow.created)),
+            idle_secs: clock.map(|clock| clock.seconds_since(flow.last_seen)),
+            egress_rule: rule(ORIGIN),
+            ingress_rule: rule(RESPONDER),
+            slots: flow.slot,
+            generations: flow.generation,
+        }
+    }
+
+    /// Returns the flow as `source:port -> destination:port`, or with type and identifier of an ICMP query.
+    pub fn tuple(&self) -> String {
+        match self.icmp {
+            Some(query) => {
+                format!(
+                    "{} -> {} type {} id {}",
+                    self.source, self.destination, query.kind, query.identifier
+                )
+            }
+            None if self.source_port == 0 && self.destination_port == 0 => {
+                format!("{} -> {}", self.source, self.destination)
+            }
+            None => {
+                let side = |address: IpAddr, port: u16| match address {
+                    IpAddr::V4(address) => format!("{address}:{port}"),
+                    IpAddr::V6(address) => format!("[{address}]:{port}"),
+                };
+                let destination = side(self.destination, self.destination_port);
+                format!("{} -> {destination}", side(self.source, self.source_port))
+            }
+        }
+    }
+}
+
+/// Returns the name of a protocol, or its number as text.
+pub fn protocol_name(number: u8) -> String {
+    match number {
+        protocol::ICMP => "icmp".to_owned(),
+        protocol::TCP => "tcp".to_owned(),
+        protocol::UDP => "udp".to_owned(),
+        protocol::DCCP => "dccp".to_owned(),
+        protocol::ICMPV6 => "icmpv6".to_owned(),
+        protocol::SCTP => "sctp".to_owned(),
+        protocol::UDPLITE => "udplite".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Returns the number of a protocol by its name or number.
+pub fn protocol_number(text: &str) -> Option<u8> {
+    let by_name = (0..=u8::MAX).find(|number| protocol_name(*number).eq_ignore_ascii_case(text));
+    by_name.or_else(|| text.parse().ok())
+}
+
+fn state_name(protocol: u8, flow: &Flow) -> &'static str {
+    let has = |bits: u8| flow.state & bits != 0;
+    if protocol != protocol::TCP {
+        return if has(STATE_REPLIED) { "replied" } else { "new" };
+    }
+    if has(STATE_RESET) {
+        "reset"
+    } else if flow.is_closed() {
+        "closed"
+    } else if has(STATE_FIN_ORIGIN | STATE_FIN_RESPONDER) {
+        "closing"
+    } else if has(STATE_ESTABLISHED) {
+        "established"
+    } else if has(STATE_REPLIED) {
+        "replied"
+    } else {
+        "new"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use calico_ebpf_common::flow::ICMP_PORT;
+
+    use super::*;
+
+    fn key(protocol: u8, low_port: u16, high_port: u16) -> FlowKey {
+        FlowKey::V4(FlowKey4 {
+            low_address: [10, 0, 0, 1],
+            high_address: [10, 0, 0, 2],
+            low_port: low_port.to_be_bytes(),
+            high_port: high_port.to_be_bytes(),
+            protocol,
+            reserved: [0; 3],
+        })
+    }
+
+    fn view(key: &FlowKey, flow: &Flow) -> FlowView {
+        FlowView::new(
+            key,
+            flow,
+            Some(Clock {
+                jiffies: 5000,
+                rate: 250,
+            }),
+            &RuleNames::default(),
+        )
+    }
+
+    #[test]
+    fn the_originator_comes_first_whichever_side_of_the_key_it_is() {
+        let from_low = Flow {
+            flags: FLOW_ORIGIN_LOW,
+            ..Flow::default()
+        };
+        assert_eq!(
+            view(&key(6, 4000, 80), &from_low).tuple(),
+            "10.0.0.1:4000 -> 10.0.0.2:80"
+        );
+        assert_eq!(
+            view(&key(6, 80, 4000), &Flow::default()).tuple(),
+            "10.0.0.2:4000 -> 10.0.0.1:80"
+        );
+    }
+
+    #[test]
+    fn an_icmp_query_is_told_by_type_and_identifier() {
+        let flow = Flow {
+            flags: FLOW_ORIGIN_LOW,
+            state: STATE_REPLIED,
+            ..Flow::default()
+        };
+        let ping = view(&key(1, 77, ICMP_PORT | 8), &flow);
+        assert_eq!(ping.tuple(), "10.0.0.1 -> 10.0.0.2 type 8 id 77");
+        assert_eq!(ping.state, "replied");
+    }
+
+    #[test]
+    fn protocols_without_ports_are_told_by_addresses() {
+        assert_eq!(
+            view(&key(47, 0, 0), &Flow::default()).tuple(),
+            "10.0.0.2 -> 10.0.0.1"
+        );
+        assert_eq!(view(&key(47, 0, 0), &Flow::default()).protocol, "47");
+    }
+
+    #[test]
+    fn tcp_has_a_word_for_each_stage_of_a_connection() {
+        let stage = |state: u8| {
+            view(
+                &key(6, 1, 2),
+                &Flow {
+                    state,
+                    ..Flow::default()
+                },
+            )
+            .state
+        };
+        assert_eq!(stage(0), "new");
+        assert_eq!(stage(STATE_REPLIED), "replied");
+        assert_eq!(stage(STATE_REPLIED | STATE_ESTABLISHED), "established");
+        assert_eq!(stage(STATE_ESTABLISHED | STATE_FIN_ORIGIN), "closing");
+        assert_eq!(
+            stage(STATE_ESTABLISHED | STATE_FIN_ORIGIN | STATE_FIN_RESPONDER),
+            "closed"
+        );
+        assert_eq!(stage(STATE_ESTABLISHED | STATE_RESET), "reset");
+    }
+
+    #[test]
+    fn ages_are_in_seconds() {
+        let flow = Flow {
+            created: 2500,
+            last_seen: 4750,
+            ..Flow::default()
+        };
+        let seen = view(&key(17, 1, 2), &flow);
+        assert_eq!((seen.age_secs, seen.idle_secs), (Some(10), Some(1)));
+    }
+
+    #[test]
+    fn protocols_are_found_by_name_and_number() {
+        assert_eq!(protocol_number("TCP"), Some(6));
+        assert_eq!(protocol_number("47"), Some(47));
+        assert_eq!(protocol_number("256"), None);
+    }
+}

@@ -1,0 +1,198 @@
+//! The pinned maps.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
+use calico_ebpf_common::maps::{COUNTERS, Counter, FLOWS4, FLOWS6, LAYOUT_VERSION, PASS_COUNTERS, RULES};
+use calico_ebpf_common::verdict::{DropReason, PassReason};
+use serde::Serialize;
+
+use super::ObserveError;
+use super::flows::FlowKey;
+
+/// The maps of one dataplane, opened when they are read.
+#[derive(Clone, Debug)]
+pub struct PinnedMaps {
+    directory: PathBuf,
+}
+
+/// Packets and bytes that met one fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CounterValue {
+    /// Name of the [`DropReason`] or [`PassReason`].
+    pub reason: &'static str,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Everything that the programs count by fate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    pub dropped: Vec<CounterValue>,
+    pub passed: Vec<CounterValue>,
+}
+
+impl PinnedMaps {
+    /// Returns the maps under `BPFPinDir`.
+    pub fn under(pin_dir: &Path) -> Self {
+        Self {
+            directory: pin_dir.join(format!("v{LAYOUT_VERSION}")).join("maps"),
+        }
+    }
+
+    /// Returns the directory in which the maps are pinned.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Reads the counters of every reason, summed over the CPUs, in the order of their numbers.
+    ///
+    /// # Errors
+    /// Fails when the map cannot be read.
+    pub fn counters(&self) -> Result<Counters, ObserveError> {
+        let map: PerCpuArray<MapData, Counter> = self.open(COUNTERS)?;
+        let at = |index: u32, reason: &'static str| {
+            let Counter { packets, bytes } = self.sum(COUNTERS, &map, index)?;
+            Ok(CounterValue {
+                reason,
+                packets,
+                bytes,
+            })
+        };
+        let dropped = DropReason::ALL
+            .iter()
+            .map(|reason| at(*reason as u32, reason.name()));
+        let passed = PassReason::ALL
+            .iter()
+            .map(|reason| at(PASS_COUNTERS + *reason as u32, reason.name()));
+        Ok(Counters {
+            dropped: dropped.collect::<Result<_, ObserveError>>()?,
+            passed: passed.collect::<Result<_, ObserveError>>()?,
+        })
+    }
+
+    /// Reads the counters of rules by their numbers, in the order given.
+    ///
+    /// # Errors
+    /// Fails when the map cannot be read.
+    pub fn rule_hits(&self, numbers: &[u32]) -> Result<Vec<Counter>, ObserveError> {
+        let map: PerCpuArray<MapData, Counter> = self.open(RULES)?;
+        numbers
+            .iter()
+            .map(|number| self.sum(RULES, &map, *number))
+            .collect()
+    }
+
+    /// Reads the conntrack tables, IPv4 first; stops after `limit` entries that `wanted` takes.
+    ///
+    /// # Errors
+    /// Fails when a map cannot be read.
+    pub fn flows(
+        &self,
+        limit: usize,
+        mut wanted: impl FnMut(&FlowKey, &Flow) -> bool,
+    ) -> Result<Vec<(FlowKey, Flow)>, ObserveError> {
+        let mut found = Vec::new();
+        let flows4: HashMap<MapData, FlowKey4, Flow> = self.open(FLOWS4)?;
+        let flows6: HashMap<MapData, FlowKey6, Flow> = self.open(FLOWS6)?;
+        let entries4 = flows4
+            .iter()
+            .map(|entry| entry.map(|(key, flow)| (FlowKey::V4(key), flow)));
+        let entries6 = flows6
+            .iter()
+            .map(|entry| entry.map(|(key, flow)| (FlowKey::V6(key), flow)));
+        for entry in entries4.chain(entries6) {
+            if found.len() >= limit {
+                break;
+            }
+            let (key, flow) = match entry {
+                Ok(entry) => entry,
+                // The entry went away between its key and its value.
+                Err(MapError::KeyNotFound) => continue,
+                Err(source) => return Err(self.failed(FLOWS4, source)),
+            };
+            if wanted(&key, &flow) {
+                found.push((key, flow));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Counts the entries of both conntrack tables: IPv4, IPv6.
+    ///
+    /// # Errors
+    /// Fails when a map cannot be read.
+    pub fn flow_counts(&self) -> Result<(u64, u64), ObserveError> {
+        let flows4: HashMap<MapData, FlowKey4, Flow> = self.open(FLOWS4)?;
+        let flows6: HashMap<MapData, FlowKey6, Flow> = self.open(FLOWS6)?;
+        let (count4, count6) = (flows4.keys().count(), flows6.keys().count());
+        Ok((
+            u64::try_from(count4).unwrap_or(u64::MAX),
+            u64::try_from(count6).unwrap_or(u64::MAX),
+        ))
+    }
+
+    fn open<M: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Result<M, ObserveError> {
+        let path = self.directory.join(name);
+        // The kernel's answer to a missing pin hides in a chain of errors; the directory says it plainly.
+        match std::fs::symlink_metadata(&path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(ObserveError::NotPermitted { path });
+            }
+            Err(_) => {
+                return Err(ObserveError::NoDataplane {
+                    path: self.directory.clone(),
+                });
+            }
+        }
+        MapData::from_pin(&path)
+            .and_then(Map::from_map_data)
+            .and_then(M::try_from)
+            .map_err(|source| self.failed(name, source))
+    }
+
+    fn sum(&self, name: &str, map: &PerCpuArray<MapData, Counter>, index: u32) -> Result<Counter, ObserveError> {
+        let values = map.get(&index, 0).map_err(|source| self.failed(name, source))?;
+        Ok(values.iter().fold(Counter::default(), |sum, value| Counter {
+            packets: sum.packets.wrapping_add(value.packets),
+            bytes: sum.bytes.wrapping_add(value.bytes),
+        }))
+    }
+
+    fn failed(&self, name: &str, source: MapError) -> ObserveError {
+        let path = self.directory.join(name);
+        if nix::unistd::geteuid().is_root() {
+            ObserveError::Map { path, source }
+        } else {
+            ObserveError::NotPermitted { path }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_pin_directory_there_is_no_dataplane() {
+        let directory = tempfile::tempdir().unwrap();
+        let maps = PinnedMaps::under(directory.path());
+        assert!(matches!(maps.counters(), Err(ObserveError::NoDataplane { .. })));
+        assert!(matches!(
+            maps.flow_counts(),
+            Err(ObserveError::NoDataplane { .. })
+        ));
+    }
+
+    #[test]
+    fn maps_are_looked_for_under_the_version_of_their_layout() {
+        let maps = PinnedMaps::under(Path::new("/sys/fs/bpf/x"));
+        assert_eq!(
+            maps.directory(),
+            Path::new(&format!("/sys/fs/bpf/x/v{LAYOUT_VERSION}/maps"))
+        );
+    }
+}
