@@ -1,21 +1,25 @@
 //! The real agent in the namespace of a host.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use calico_ebpf_common::verdict::DropReason;
 use calico_ebpf_userspace::report::{AgentReport, REPORT_FILE};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::host::{Host, PIN_DIR};
-use crate::manifests::HOSTNAME;
+use crate::manifests::{HOSTNAME, Manifests};
+use crate::netns::Netns;
 use crate::wait;
 
 /// How long the agent may take to be ready or to end.
@@ -23,15 +27,17 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// How the agent of a host is started; also runs its command line.
 #[derive(Debug)]
-pub struct Launcher<'a> {
-    host: &'a Host,
+pub struct Launcher {
+    namespace: Arc<Netns>,
+    log: PathBuf,
+    run_dir: PathBuf,
     manifests: PathBuf,
     environment: Vec<(String, OsString)>,
 }
 
-impl<'a> Launcher<'a> {
+impl Launcher {
     /// An agent that reads a directory of manifests, with small tables.
-    pub fn new(host: &'a Host, manifests: &crate::manifests::Manifests) -> Self {
+    pub fn new(host: &Host, manifests: &Manifests) -> Self {
         let environment = [
             ("BPFPinDir", OsString::from(PIN_DIR)),
             ("RunDir", host.run_dir().into()),
@@ -43,7 +49,9 @@ impl<'a> Launcher<'a> {
             .map(|(name, value)| (format!("FELIX_{name}"), value))
             .into();
         Self {
-            host,
+            namespace: Arc::clone(host.namespace()),
+            log: host.directory().join("agent.log"),
+            run_dir: host.run_dir(),
             manifests: manifests.directory().to_owned(),
             environment,
         }
@@ -59,11 +67,10 @@ impl<'a> Launcher<'a> {
 
     /// Starts the agent and does not wait for anything.
     pub fn spawn(&self) -> Agent {
-        let log = self.host.directory().join("agent.log");
         let file = File::options()
             .create(true)
             .append(true)
-            .open(&log)
+            .open(&self.log)
             .expect("the agent's log");
         let child = self
             .command()
@@ -83,8 +90,8 @@ impl<'a> Launcher<'a> {
             .unwrap_or_else(|error| panic!("{}: {error}: build it first", binary().display()));
         Agent {
             child: Some(child),
-            log,
-            report: self.host.run_dir().join(REPORT_FILE),
+            log: self.log.clone(),
+            report: self.run_dir.join(REPORT_FILE),
         }
     }
 
@@ -128,6 +135,18 @@ impl<'a> Launcher<'a> {
             .expect("the binary starts")
     }
 
+    /// Returns packets by drop and pass reason, of the kernel's counters.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let mut counters = BTreeMap::new();
+        gather_counters(&self.query("counters"), &mut counters);
+        counters
+    }
+
+    /// Returns packets dropped for a reason so far.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.counters().get(reason.name()).copied().unwrap_or_default()
+    }
+
     /// Removes the dataplane.
     ///
     /// # Panics
@@ -143,7 +162,7 @@ impl<'a> Launcher<'a> {
     }
 
     fn command(&self) -> Command {
-        let mut command = self.host.namespace().command(binary());
+        let mut command = self.namespace.command(binary());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -243,6 +262,25 @@ impl Drop for Agent {
             eprintln!("--- log of the agent ---\n{}---", self.log());
         }
     }
+}
+
+/// Adds up `packets` of every object that has a `name` or `reason`.
+fn gather_counters(value: &Value, counters: &mut BTreeMap<String, u64>) {
+    if let (Some(name), Some(packets)) = (
+        value
+            .get("reason")
+            .or_else(|| value.get("name"))
+            .and_then(Value::as_str),
+        value.get("packets").and_then(Value::as_u64),
+    ) {
+        *counters.entry(name.to_owned()).or_default() += packets;
+    }
+    let inner = value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .chain(value.as_object().into_iter().flat_map(Map::values));
+    inner.for_each(|inner| gather_counters(inner, counters));
 }
 
 /// Path of the agent: `CALICO_EBPF_BIN`, else beside the directory of this test.

@@ -158,3 +158,51 @@ pub fn ttl(frame: &[u8]) -> Option<u8> {
         _ => None,
     }
 }
+
+/// Link-local address that a VM makes of its MAC (RFC 4291 appendix A).
+pub fn link_local(vm: &Vm) -> Ipv6Addr {
+    let [first, second, third, tail @ ..] = vm.mac().map(u16::from);
+    let upper = ((first ^ 2) << 8) | second;
+    Ipv6Addr::new(
+        0xfe80,
+        0,
+        0,
+        0,
+        upper,
+        third << 8 | 0xff,
+        0xfe00 | tail[0],
+        tail[1] << 8 | tail[2],
+    )
+}
+
+/// Returns a VM's DHCPDISCOVER: from no address to everybody.
+pub fn dhcp_discover(vm: &Vm) -> Vec<u8> {
+    let frame = Frame {
+        source_mac: vm.mac(),
+        target_mac: BROADCAST,
+        source: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 68),
+        target: SocketAddr::new(Ipv4Addr::BROADCAST.into(), 67),
+        ttl: 64,
+    };
+    let mut message = vec![0; 240];
+    message[..4].copy_from_slice(&[1, 1, 6, 0]);
+    message[28..34].copy_from_slice(&vm.mac());
+    message[236..].copy_from_slice(&[99, 130, 83, 99]);
+    message.extend([53, 1, 1, 255]);
+    frame.udp(&message)
+}
+
+/// All DHCPv6 servers and relays (RFC 8415, 7.1).
+pub const DHCPV6_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+
+/// Returns a VM's DHCPv6 SOLICIT.
+pub fn dhcpv6_solicit(vm: &Vm) -> Vec<u8> {
+    let frame = Frame {
+        source_mac: vm.mac(),
+        target_mac: [0x33, 0x33, 0, 1, 0, 2],
+        source: SocketAddr::new(link_local(vm).into(), 546),
+        target: SocketAddr::new(DHCPV6_SERVERS.into(), 547),
+        ttl: 1,
+    };
+    frame.udp(&[1, 0x12, 0x34, 0x56])
+}

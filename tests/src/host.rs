@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
@@ -24,7 +25,7 @@ pub const PIN_DIR: &str = "/sys/fs/bpf/calico-ebpf";
 /// A host and the network behind its uplink.
 #[derive(Debug)]
 pub struct Host {
-    namespace: Netns,
+    namespace: Arc<Netns>,
     outside: Netns,
     directory: TempDir,
 }
@@ -62,13 +63,13 @@ impl Host {
             .tempdir()
             .expect("temporary directory");
         Self {
-            namespace,
+            namespace: Arc::new(namespace),
             outside,
             directory,
         }
     }
 
-    pub fn namespace(&self) -> &Netns {
+    pub fn namespace(&self) -> &Arc<Netns> {
         &self.namespace
     }
 

@@ -6,12 +6,14 @@
 
 pub mod agent;
 pub mod capture;
+pub mod foreign;
 pub mod frames;
 pub mod guest;
 pub mod host;
 pub mod manifests;
 pub mod netns;
 pub mod probe;
+pub mod scene;
 pub mod snapshot;
 pub mod tap;
 pub mod traffic;

@@ -123,23 +123,33 @@ impl Netns {
     ///
     /// When it fails.
     pub fn feed(&self, program: &str, arguments: &[&str], input: &str) {
+        self.try_feed(program, arguments, input)
+            .unwrap_or_else(|error| panic!("{program} {arguments:?} of\n{input}\n{error}"));
+    }
+
+    /// Runs a command with `input` on its standard input.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start or fails, with what it said.
+    pub fn try_feed(&self, program: &str, arguments: &[&str], input: &str) -> io::Result<()> {
         let mut child = self
             .command(program)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{program} does not start: {error}"));
+            .spawn()?;
         let mut stdin = child.stdin.take().expect("stdin is piped");
-        stdin.write_all(input.as_bytes()).expect("write to the command");
+        stdin.write_all(input.as_bytes())?;
         drop(stdin);
-        let output = child.wait_with_output().expect("wait for the command");
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "{program} {arguments:?} of\n{input}\n{complaint}"
-        );
+        let output = child.wait_with_output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(io::Error::other(
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        ))
     }
 
     /// Returns a setting below `/proc/sys` of the namespace, without the newline.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, sockopt};
@@ -12,6 +12,7 @@ use nix::sys::time::TimeVal;
 use serde::Serialize;
 
 use crate::netns::Netns;
+use crate::wait;
 
 /// How long a question may stay unanswered. Below the second after which TCP asks again.
 pub const LIMIT: Duration = Duration::from_millis(800);
@@ -61,15 +62,35 @@ impl fmt::Display for Seen {
 
 /// Asks once from a namespace and waits for [`LIMIT`] at most.
 pub fn reach(from: &Netns, to: IpAddr, question: Question) -> Seen {
+    reach_within(from, to, question, LIMIT)
+}
+
+/// Asks once from a namespace and waits for `limit` at most, which is not zero.
+pub fn reach_within(from: &Netns, to: IpAddr, question: Question, limit: Duration) -> Seen {
     let answer = from.run(|| match question {
-        Question::Tcp(port) => TcpStream::connect_timeout(&SocketAddr::new(to, port), LIMIT).map(drop),
-        Question::Udp(port) => ask_udp(SocketAddr::new(to, port)),
-        Question::Ping => ping(to),
+        Question::Tcp(port) => TcpStream::connect_timeout(&SocketAddr::new(to, port), limit).map(drop),
+        Question::Udp(port) => ask_udp(SocketAddr::new(to, port), limit),
+        Question::Ping => ping(to, limit),
     });
     match answer {
         Ok(()) => Seen::Open,
         Err(error) => seen_in(&error),
     }
+}
+
+/// Asks until the answer is as expected and returns how long that took; `None` after `limit`.
+pub fn time_until(
+    from: &Netns,
+    to: IpAddr,
+    question: Question,
+    expected: Seen,
+    limit: Duration,
+) -> Option<Duration> {
+    const QUICK: Duration = Duration::from_millis(100);
+    let start = Instant::now();
+    wait::poll(limit, || {
+        (reach_within(from, to, question, QUICK) == expected).then(|| start.elapsed())
+    })
 }
 
 fn seen_in(error: &io::Error) -> Seen {
@@ -79,9 +100,9 @@ fn seen_in(error: &io::Error) -> Seen {
     }
 }
 
-fn ask_udp(to: SocketAddr) -> io::Result<()> {
+fn ask_udp(to: SocketAddr, limit: Duration) -> io::Result<()> {
     let socket = UdpSocket::bind(SocketAddr::new(unspecified_like(to.ip()), 0))?;
-    socket.set_read_timeout(Some(LIMIT))?;
+    socket.set_read_timeout(Some(limit))?;
     socket.connect(to)?;
     socket.send(b"are you there")?;
     let mut answer = [0; 64];
@@ -89,7 +110,7 @@ fn ask_udp(to: SocketAddr) -> io::Result<()> {
 }
 
 /// Sends one echo request through a ping socket, to which the kernel gives the identifier and the checksum.
-fn ping(to: IpAddr) -> io::Result<()> {
+fn ping(to: IpAddr, limit: Duration) -> io::Result<()> {
     let (family, protocol, request) = match to {
         IpAddr::V4(_) => (AddressFamily::Inet, libc::IPPROTO_ICMP, 8),
         IpAddr::V6(_) => (AddressFamily::Inet6, libc::IPPROTO_ICMPV6, 128),
@@ -99,7 +120,8 @@ fn ping(to: IpAddr) -> io::Result<()> {
     let descriptor = Errno::result(unsafe { libc::socket(family as libc::c_int, kind, protocol) })?;
     // SAFETY: the descriptor was just opened and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    let limit = TimeVal::new(0, i64::from(LIMIT.subsec_micros()));
+    let seconds = i64::try_from(limit.as_secs()).map_err(io::Error::other)?;
+    let limit = TimeVal::new(seconds, i64::from(limit.subsec_micros()));
     socket::setsockopt(&socket, sockopt::ReceiveTimeout, &limit)?;
     let message = [request, 0, 0, 0, 0, 0, 0, 1, b'p', b'i', b'n', b'g'];
     let target = SockaddrStorage::from(SocketAddr::new(to, 0));

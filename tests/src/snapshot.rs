@@ -23,11 +23,11 @@ impl Snapshot {
             ("attached programs", attached(host)),
             (
                 "routes",
-                host.stdout("ip", &["-4", "route", "show", "table", "all"]),
+                sorted(&host.stdout("ip", &["-4", "route", "show", "table", "all"])),
             ),
             (
                 "routes 6",
-                host.stdout("ip", &["-6", "route", "show", "table", "all"]),
+                sorted(&host.stdout("ip", &["-6", "route", "show", "table", "all"])),
             ),
             (
                 "rules",
@@ -92,6 +92,18 @@ pub fn interfaces(host: &Netns) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Returns the names of the programs that are attached to an interface at a hook such as `tcx/ingress`, in the
+/// order in which they run.
+pub fn programs_at(host: &Netns, interface: &str, hook: &str) -> Vec<String> {
+    let lists = json(host, bpftool(), &["-j", "net", "show"]);
+    let programs = lists[0]["tc"].as_array().cloned().unwrap_or_default();
+    let here = programs
+        .iter()
+        .filter(|program| program["devname"] == interface && program["kind"] == hook);
+    here.map(|program| program["name"].as_str().unwrap_or_default().to_owned())
+        .collect()
 }
 
 /// Runs a command that prints JSON.
@@ -172,6 +184,11 @@ fn mounts(host: &Netns) -> String {
     let text = host
         .run(|| fs::read_to_string("/proc/thread-self/mounts"))
         .expect("mounts");
+    sorted(&text)
+}
+
+/// The kernel lists routes in the order in which they were made.
+fn sorted(text: &str) -> String {
     let mut lines: Vec<_> = text.lines().collect();
     lines.sort_unstable();
     lines.join("\n")

@@ -1,4 +1,13 @@
 //! The host ring: guests with real network stacks behind real taps, and the real agent. Needs root.
 //! Every test has a host of its own in namespaces, so that nothing of it can be left behind.
 
+mod cleanup;
+mod expect;
 mod fixtures;
+mod frames;
+mod host_traffic;
+mod lifecycle;
+mod policy;
+mod restarts;
+mod taps;
+mod traffic;
