@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use calico_ebpf_tests::capture::contains;
+use calico_ebpf_tests::felix_rules;
 use calico_ebpf_tests::frames::{self, Frame};
 use calico_ebpf_tests::guest::Guest;
 use calico_ebpf_tests::host::{Host, host_address_like, outside_address_like};
@@ -143,4 +144,28 @@ fn a_guest_is_plugged_out_and_in_again() {
     }
     b.unplug();
     Snapshot::take(host.namespace()).assert_same_as(&before);
+}
+
+#[test]
+fn the_iptables_rules_that_are_compared_with_enforce_the_same_policy() {
+    let (host, a, b) = host_with_two_guests();
+    let _servers = [80, 22].map(|port| Server::tcp(b.namespace(), port));
+    felix_rules::apply(host.namespace(), &[(a.vm(), "client"), (b.vm(), "web")]).expect("rules");
+    for address in b.vm().addresses() {
+        assert_eq!(
+            reach(a.namespace(), address, Question::Tcp(80)),
+            Seen::Open,
+            "{address}"
+        );
+        assert_eq!(
+            reach(a.namespace(), address, Question::Tcp(22)),
+            Seen::Silent,
+            "{address}"
+        );
+        assert_eq!(
+            reach(host.outside(), address, Question::Tcp(80)),
+            Seen::Open,
+            "{address}"
+        );
+    }
 }

@@ -1,7 +1,6 @@
 //! The main job in one go: a host with three guests on real taps, policy step by step, the agent killed under
 //! traffic, speed beside iptables, and nothing left behind.
 
-mod felix_rules;
 mod matrix;
 mod screen;
 mod speed;

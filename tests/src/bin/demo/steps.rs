@@ -7,6 +7,7 @@ use std::time::Duration;
 use calico_ebpf_common::verdict::DropReason;
 use calico_ebpf_tests::agent::{Agent, Launcher};
 use calico_ebpf_tests::capture::contains;
+use calico_ebpf_tests::felix_rules;
 use calico_ebpf_tests::frames::Frame;
 use calico_ebpf_tests::guest::Guest;
 use calico_ebpf_tests::manifests::{
@@ -17,7 +18,6 @@ use calico_ebpf_tests::scene::Scene;
 use calico_ebpf_tests::snapshot::Snapshot;
 use calico_ebpf_tests::traffic::{Amount, Server, Transfer, at};
 
-use crate::felix_rules;
 use crate::matrix::{Matrix, OUTSIDE, Target, first_address, namespace};
 use crate::speed::{self, Comparison};
 use crate::story::{Cell, Story};
