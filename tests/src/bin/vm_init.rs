@@ -2,7 +2,6 @@
 //!
 //! `cargo xtask test vm` puts it into an initramfs as `/init`, the tests as `/program`, modules below `/modules`.
 
-use std::ffi::CStr;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -71,8 +70,7 @@ fn load_modules() -> Result<()> {
         let mut refused = Vec::new();
         for path in waiting {
             let file = File::open(&path).with_context(|| path.display().to_string())?;
-            const NO_PARAMETERS: &CStr = c"";
-            if let Err(error) = finit_module(&file, NO_PARAMETERS, ModuleInitFlags::empty()) {
+            if let Err(error) = finit_module(&file, c"", ModuleInitFlags::empty()) {
                 refused.push((path, error));
             }
         }

@@ -44,7 +44,7 @@ impl Machine<'_> {
                 "-m",
                 "1024",
             ])
-            .args(["-nographic", "-no-reboot", "-nic", "none"])
+            .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot", "-nic", "none"])
             .arg("-kernel")
             .arg(self.kernel)
             .arg("-initrd")
