@@ -3,4 +3,7 @@
 //! **Invariant:** nothing here knows that eBPF exists. Output depends on the current state only, not on history.
 
 pub mod effective;
+mod members;
+mod order;
 pub mod resolve;
+mod rules;
