@@ -3,6 +3,8 @@
 //! **Invariant:** nothing here knows that eBPF exists. Output depends on the current state only, not on history.
 
 pub mod effective;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod members;
 mod order;
 pub mod resolve;
