@@ -15,7 +15,7 @@ use calico_ebpf_common::verdict::DropReason;
 use calico_ebpf_userspace::report::{AgentReport, REPORT_FILE};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::host::{Host, PIN_DIR};
 use crate::manifests::{HOSTNAME, Manifests};
@@ -114,16 +114,16 @@ impl Launcher {
     /// # Panics
     ///
     /// When it fails or prints something else.
-    pub fn query(&self, subcommand: &str) -> Value {
-        let output = self.run(&[subcommand, "-o", "json"]);
+    pub fn query(&self, subcommand: &[&str]) -> Value {
+        let output = self.run(&[subcommand, &["-o", "json"]].concat());
         let text = String::from_utf8_lossy(&output.stdout);
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.success(),
-            "{subcommand}: {}: {complaint}",
+            "{subcommand:?}: {}: {complaint}",
             output.status
         );
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{subcommand}: {error}: {text}"))
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{subcommand:?}: {error}: {text}"))
     }
 
     /// Runs the binary to its end with any arguments.
@@ -135,16 +135,25 @@ impl Launcher {
             .expect("the binary starts")
     }
 
-    /// Returns packets by drop and pass reason, of the kernel's counters.
+    /// Returns packets by drop reason, of the kernel's counters.
     pub fn counters(&self) -> BTreeMap<String, u64> {
-        let mut counters = BTreeMap::new();
-        gather_counters(&self.query("counters"), &mut counters);
-        counters
+        let counters = self.query(&["counters"]);
+        let dropped = counters["dropped"].as_array().expect("a list of drop reasons");
+        let entry = |entry: &Value| Some((entry["reason"].as_str()?.to_owned(), entry["packets"].as_u64()?));
+        dropped.iter().filter_map(entry).collect()
     }
 
     /// Returns packets dropped for a reason so far.
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.counters().get(reason.name()).copied().unwrap_or_default()
+    }
+
+    /// Returns every flow in the kernel.
+    pub fn flows(&self) -> Vec<Value> {
+        self.query(&["flows", "--limit", "0"])["flows"]
+            .as_array()
+            .expect("a list of flows")
+            .clone()
     }
 
     /// Removes the dataplane.
@@ -262,25 +271,6 @@ impl Drop for Agent {
             eprintln!("--- log of the agent ---\n{}---", self.log());
         }
     }
-}
-
-/// Adds up `packets` of every object that has a `name` or `reason`.
-fn gather_counters(value: &Value, counters: &mut BTreeMap<String, u64>) {
-    if let (Some(name), Some(packets)) = (
-        value
-            .get("reason")
-            .or_else(|| value.get("name"))
-            .and_then(Value::as_str),
-        value.get("packets").and_then(Value::as_u64),
-    ) {
-        *counters.entry(name.to_owned()).or_default() += packets;
-    }
-    let inner = value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .chain(value.as_object().into_iter().flat_map(Map::values));
-    inner.for_each(|inner| gather_counters(inner, counters));
 }
 
 /// Path of the agent: `CALICO_EBPF_BIN`, else beside the directory of this test.

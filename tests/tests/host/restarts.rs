@@ -90,14 +90,9 @@ fn observe(scene: &Scene, work: impl FnOnce()) -> Observed {
     });
 
     let retransmissions = || client.snmp("Tcp", "RetransSegs");
-    let count_flows = || launcher.query("flows").as_array().expect("a list of flows").len();
-    let drops = || {
-        let names: Vec<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
-        let mut counters = launcher.counters();
-        counters.retain(|name, _| names.contains(&name.as_str()));
-        counters
-    };
-    let (drops_before, retransmissions_before, flows_before) = (drops(), retransmissions(), count_flows());
+    let count_flows = || launcher.flows().len();
+    let (drops_before, retransmissions_before, flows_before) =
+        (launcher.counters(), retransmissions(), count_flows());
     let start = Instant::now();
     let (probes, probe_answers) = thread::scope(|scope| {
         let prober = scope.spawn(|| probe(scene, &end));
@@ -108,7 +103,7 @@ fn observe(scene: &Scene, work: impl FnOnce()) -> Observed {
     let duration = start.elapsed();
     let flows_after = count_flows();
     let outcome = transfer.finish().expect("the transfer ends well");
-    let mut drops = drops();
+    let mut drops = launcher.counters();
     for (name, before) in drops_before {
         if let Some(after) = drops.get_mut(&name) {
             *after -= before;
