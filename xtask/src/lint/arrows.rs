@@ -58,8 +58,13 @@ const MODULES: &[Module] = &[
         purity: Purity::Effects,
     },
     Module {
+        name: "observe",
+        may_name: &["config", "dataplane", "report"],
+        purity: Purity::Effects,
+    },
+    Module {
         name: "metrics",
-        may_name: &["calc", "compile", "config", "dataplane", "model", "report"],
+        may_name: &["calc", "compile", "config", "dataplane", "model", "observe", "report"],
         purity: Purity::Effects,
     },
     Module {
@@ -87,6 +92,7 @@ const MODULES: &[Module] = &[
             "datastore",
             "metrics",
             "model",
+            "observe",
             "report",
         ],
         purity: Purity::Effects,
