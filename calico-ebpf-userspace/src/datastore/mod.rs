@@ -1,5 +1,7 @@
 //! Where objects come from. Two datastores with one behaviour: `file` and `etcdv3`.
 
+pub mod file;
+
 use std::sync::Arc;
 
 use crate::model::problem::Problem;

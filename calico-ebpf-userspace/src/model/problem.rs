@@ -20,6 +20,8 @@ pub enum Consequence {
     Reinterpreted,
     /// Read, but not enforced.
     NotEnforced,
+    /// What was last read without this problem stays in force.
+    LastGoodKept,
 }
 
 /// One thing wrong with one object.

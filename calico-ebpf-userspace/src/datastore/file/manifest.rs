@@ -1,0 +1,153 @@
+//! From the text of one file to its objects and problems.
+
+use std::path::Path;
+
+use super::document::{Document, SyntaxFault, parse_json, parse_yaml};
+use crate::model::decode::decode;
+use crate::model::name::ResourceKey;
+use crate::model::problem::{Consequence, Place, Problem};
+use crate::model::resource::Resource;
+
+/// More problems of one file are only counted.
+const MAX_PROBLEMS: usize = 1000;
+
+/// What a file says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Manifest {
+    /// In order of position.
+    pub(super) objects: Vec<PlacedObject>,
+    /// Problems of objects.
+    pub(super) problems: Vec<Problem>,
+    /// What kept the file, or a document of it, from being read.
+    pub(super) faults: Vec<Problem>,
+    /// Whether `objects` come from a text that was read without faults.
+    is_whole: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct PlacedObject {
+    pub(super) key: ResourceKey,
+    pub(super) resource: Resource,
+    pub(super) place: Place,
+}
+
+impl Manifest {
+    /// Reads the text of the file at `path`, JSON or YAML by its name.
+    pub(super) fn parse(path: &Path, text: &str) -> Self {
+        let is_json = path.extension().is_some_and(|extension| extension == "json");
+        let documents = if is_json {
+            parse_json(text)
+        } else {
+            parse_yaml(text)
+        };
+        let mut manifest = Self::default();
+        for document in documents {
+            match document {
+                Ok(document) => document
+                    .into_objects()
+                    .iter()
+                    .for_each(|object| manifest.add(path, object)),
+                Err(SyntaxFault {
+                    line,
+                    found,
+                    expected,
+                }) => {
+                    manifest.faults.push(fault(path, line, found, expected));
+                }
+            }
+        }
+        manifest.is_whole = manifest.faults.is_empty();
+        manifest.limit_problems(path);
+        manifest
+    }
+
+    /// Returns a manifest of nothing but one fault.
+    pub(super) fn unreadable(path: &Path, line: u64, found: String, expected: &str) -> Self {
+        Self {
+            faults: vec![fault(path, line, found, expected)],
+            ..Self::default()
+        }
+    }
+
+    /// Returns what is in force after this was read, `before` being in force until now: with a fault all of `before`,
+    /// else the objects of `before` in place of those that can no longer be decoded.
+    pub(super) fn after(mut self, before: &Self) -> Self {
+        if !self.is_whole {
+            if before.is_whole {
+                for fault in &mut self.faults {
+                    fault.consequence = Consequence::LastGoodKept;
+                }
+                return Self {
+                    faults: self.faults,
+                    ..before.clone()
+                };
+            }
+            return self;
+        }
+        for problem in &mut self.problems {
+            let Some(key) = problem
+                .object
+                .as_ref()
+                .filter(|_| problem.consequence == Consequence::ObjectSkipped)
+            else {
+                continue;
+            };
+            if self.objects.iter().any(|object| object.key == *key) {
+                continue;
+            }
+            if let Some(last_good) = before.objects.iter().find(|object| object.key == *key) {
+                self.objects.push(last_good.clone());
+                problem.consequence = Consequence::LastGoodKept;
+            }
+        }
+        self
+    }
+
+    fn add(&mut self, path: &Path, document: &Document) {
+        let decoded = decode(&document.value, None);
+        self.problems.extend(decoded.problems.into_iter().map(|problem| {
+            let line = document.line_of(&problem.field);
+            Problem {
+                place: Some(place(path, line)),
+                ..problem
+            }
+        }));
+        if let (Some(key), Some(resource)) = (decoded.key, decoded.resource) {
+            self.objects.push(PlacedObject {
+                key,
+                resource,
+                place: place(path, document.line),
+            });
+        }
+    }
+
+    /// A file of a million bad rules must not become a million lines of log.
+    fn limit_problems(&mut self, path: &Path) {
+        for problems in [&mut self.problems, &mut self.faults] {
+            let total = problems.len();
+            if total > MAX_PROBLEMS {
+                problems.truncate(MAX_PROBLEMS);
+                let found = format!("{} more problems", total - MAX_PROBLEMS);
+                problems.push(fault(path, 1, found, "none"));
+            }
+        }
+    }
+}
+
+fn fault(path: &Path, line: u64, found: String, expected: &str) -> Problem {
+    Problem {
+        object: None,
+        field: String::new(),
+        found,
+        expected: expected.to_owned(),
+        consequence: Consequence::ObjectSkipped,
+        place: Some(place(path, line)),
+    }
+}
+
+fn place(path: &Path, line: u64) -> Place {
+    Place {
+        file: path.display().to_string(),
+        line,
+    }
+}

@@ -1,0 +1,155 @@
+//! Follows the directory: inotify for speed, a look at the time stamps for what inotify misses (other hosts' writes
+//! to a network file system, overflow of its queue, the directory itself coming and going).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+use tokio::sync::watch::Sender;
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::reader::{DirectoryIdentity, Reader, directory_identity};
+use crate::datastore::View;
+
+/// The files are read when nothing happened for this long ...
+const QUIET: Duration = Duration::from_millis(60);
+/// ... or this long after the first change.
+const PATIENCE: Duration = Duration::from_millis(150);
+/// How often the time stamps are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Follows `dir` until `stop`, or until nobody receives any more.
+pub(super) async fn follow(dir: PathBuf, stop: CancellationToken, sender: Sender<View>) {
+    let changed = Arc::new(Notify::new());
+    let mut followed = Followed {
+        reader: Reader::new(dir.clone()),
+        dir,
+        watch: None,
+        changed: changed.clone(),
+    };
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_due = true;
+    loop {
+        if is_due {
+            let read = spawn_blocking(move || {
+                let view = followed.read();
+                (followed, view)
+            });
+            let Some((again, view)) = unless_failed(read.await) else {
+                return;
+            };
+            followed = again;
+            publish(&sender, view);
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = sender.closed() => return,
+            () = changed.notified() => is_due = true,
+            _ = look.tick() => {
+                let look = spawn_blocking(move || {
+                    let is_stale = followed.reader.is_stale();
+                    (followed, is_stale)
+                });
+                let Some((again, is_stale)) = unless_failed(look.await) else { return };
+                followed = again;
+                is_due = is_stale;
+            }
+        }
+        if is_due {
+            settle(&changed).await;
+        }
+    }
+}
+
+/// A panic of the reader ends the following, not the agent: the last view stays.
+fn unless_failed<T>(outcome: Result<T, JoinError>) -> Option<T> {
+    outcome
+        .inspect_err(|failure| error!(%failure, "the reader of manifests failed; the last view stays"))
+        .ok()
+}
+
+/// Tells receivers only about views that differ in more than the number of reads.
+fn publish(sender: &Sender<View>, view: View) {
+    sender.send_if_modified(|current| {
+        let is_new = View {
+            revision: view.revision,
+            ..current.clone()
+        } != view;
+        *current = view;
+        is_new
+    });
+}
+
+/// Waits until a burst of changes, such as an editor's, is over.
+async fn settle(changed: &Notify) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let quiet = deadline.min(Instant::now() + QUIET);
+        tokio::select! {
+            () = sleep_until(quiet) => return,
+            () = changed.notified() => {}
+        }
+    }
+}
+
+struct Followed {
+    dir: PathBuf,
+    reader: Reader,
+    watch: Option<Watch>,
+    changed: Arc<Notify>,
+}
+
+struct Watch {
+    identity: DirectoryIdentity,
+    /// Watches as long as it lives; `None` when the kernel refused.
+    _watcher: Option<RecommendedWatcher>,
+}
+
+impl Followed {
+    /// Watches before it reads: what changes in between is read again.
+    fn read(&mut self) -> View {
+        let identity = directory_identity(&self.dir).ok();
+        if self.watch.as_ref().map(|watch| watch.identity) != identity {
+            self.watch = identity.map(|identity| Watch {
+                identity,
+                _watcher: self.watcher(),
+            });
+        }
+        self.reader.read()
+    }
+
+    fn watcher(&self) -> Option<RecommendedWatcher> {
+        let changed = self.changed.clone();
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.map_or(true, |event| is_change(event.kind)) {
+                changed.notify_one();
+            }
+        });
+        let started = watcher
+            .as_mut()
+            .map_err(|failure| failure.to_string())
+            .and_then(|watcher| {
+                watcher
+                    .watch(&self.dir, RecursiveMode::NonRecursive)
+                    .map_err(|failure| failure.to_string())
+            });
+        if let Err(failure) = started {
+            warn!(%failure, dir = %self.dir.display(), "no inotify watch; changes are found every half second");
+            return None;
+        }
+        watcher.ok()
+    }
+}
+
+/// Our own opening and reading is none.
+fn is_change(kind: EventKind) -> bool {
+    !matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+}
