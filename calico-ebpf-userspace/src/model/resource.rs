@@ -16,11 +16,11 @@ use super::selector::Selector;
 pub enum Resource {
     WorkloadEndpoint(WorkloadEndpoint),
     HostEndpoint(HostEndpoint),
-    /// NetworkPolicy and GlobalNetworkPolicy: alike once selectors are effective (contract 4.2).
+    /// NetworkPolicy and `GlobalNetworkPolicy`: alike once selectors are effective (contract 4.2).
     Policy(Policy),
     Tier(Tier),
     Profile(Profile),
-    /// NetworkSet and GlobalNetworkSet.
+    /// `NetworkSet` and `GlobalNetworkSet`.
     NetworkSet(NetworkSet),
     IpPool(IpPool),
     Node(Node),
@@ -39,8 +39,9 @@ pub struct MacAddress(pub [u8; 6]);
 
 impl std::fmt::Display for MacAddress {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [a, b, c, d, e, f] = self.0;
-        write!(formatter, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+        let [first, rest @ ..] = self.0;
+        write!(formatter, "{first:02x}")?;
+        rest.iter().try_for_each(|byte| write!(formatter, ":{byte:02x}"))
     }
 }
 
@@ -99,7 +100,7 @@ pub struct HostEndpoint {
     pub ports: Vec<NamedPort>,
 }
 
-/// NetworkPolicy or GlobalNetworkPolicy.
+/// NetworkPolicy or `GlobalNetworkPolicy`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Policy {
     /// `default` when none is given.
@@ -135,13 +136,13 @@ pub struct Profile {
     pub egress: Vec<Rule>,
 }
 
-/// NetworkSet or GlobalNetworkSet.
+/// `NetworkSet` or `GlobalNetworkSet`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NetworkSet {
     pub nets: Vec<IpNet>,
-    /// With `projectcalico.org/namespace` added for a NetworkSet.
+    /// With `projectcalico.org/namespace` added for a `NetworkSet`.
     pub labels: Labels,
-    /// `kns.<namespace>` for a NetworkSet: labels are inherited from it.
+    /// `kns.<namespace>` for a `NetworkSet`: labels are inherited from it.
     pub profiles: Vec<String>,
 }
 
