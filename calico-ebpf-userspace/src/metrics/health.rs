@@ -72,7 +72,7 @@ type Report = State<watch::Receiver<Arc<AgentReport>>>;
 
 async fn liveness(State(report): Report) -> Response {
     let components = components(&report);
-    answer(Health {
+    answer(&Health {
         ok: components.iter().all(|component| component.live),
         components,
     })
@@ -80,7 +80,7 @@ async fn liveness(State(report): Report) -> Response {
 
 async fn readiness(State(report): Report) -> Response {
     let components = components(&report);
-    answer(Health {
+    answer(&Health {
         ok: components
             .iter()
             .all(|component| component.live && component.ready),
@@ -88,13 +88,13 @@ async fn readiness(State(report): Report) -> Response {
     })
 }
 
-fn answer(health: Health) -> Response {
+fn answer(health: &Health) -> Response {
     let status = if health.ok {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let mut text = serde_json::to_string_pretty(&health).unwrap_or_default();
+    let mut text = serde_json::to_string_pretty(health).unwrap_or_default();
     text.push('\n');
     (status, [("content-type", "application/json")], text).into_response()
 }

@@ -58,11 +58,11 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let port = config.prometheus_metrics_port;
-    let listened = match config.prometheus_metrics_host {
+    let bound = match config.prometheus_metrics_host {
         Some(host) => TcpListener::bind((host, port)).await,
         None => listen_everywhere(port).await,
     };
-    let listener = listened.map_err(|source| ServeError::Listen {
+    let listener = bound.map_err(|source| ServeError::Listen {
         host: config
             .prometheus_metrics_host
             .map_or_else(|| "any address".to_owned(), |host| host.to_string()),
