@@ -154,7 +154,12 @@ impl PinnedMaps {
             .map_err(|source| self.failed(name, source))
     }
 
-    fn sum(&self, name: &str, map: &PerCpuArray<MapData, Counter>, index: u32) -> Result<Counter, ObserveError> {
+    fn sum(
+        &self,
+        name: &str,
+        map: &PerCpuArray<MapData, Counter>,
+        index: u32,
+    ) -> Result<Counter, ObserveError> {
         let values = map.get(&index, 0).map_err(|source| self.failed(name, source))?;
         Ok(values.iter().fold(Counter::default(), |sum, value| Counter {
             packets: sum.packets.wrapping_add(value.packets),
