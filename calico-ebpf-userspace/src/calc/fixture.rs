@@ -79,6 +79,7 @@ pub(crate) fn labelled(mut object: Value, labels: Value) -> Value {
 }
 
 /// An object without a namespace.
+#[expect(clippy::needless_pass_by_value, reason = "a literal is written at each call")]
 pub(crate) fn global(kind: &str, name: &str, spec: Value) -> Value {
     json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": name}, "spec": spec})
 }

@@ -125,15 +125,12 @@ impl<'a> Population<'a> {
         id
     }
 
-    fn add(&mut self, group: GroupId, nets: impl Iterator<Item = IpNet> + Clone, ports: &'a [NamedPort]) {
+    fn add(&mut self, group: GroupId, nets: impl Iterator<Item = IpNet>, ports: &'a [NamedPort]) {
         let group = &mut self.groups[group];
-        group.nets.extend(nets.clone().map(|net| net.trunc()));
+        let nets: Vec<IpNet> = nets.map(|net| net.trunc()).collect();
+        group.nets.extend(nets.iter().copied());
         for port in ports {
-            group
-                .ports
-                .entry(port)
-                .or_default()
-                .extend(nets.clone().map(|net| net.trunc()));
+            group.ports.entry(port).or_default().extend(nets.iter().copied());
         }
     }
 
@@ -146,7 +143,9 @@ impl<'a> Population<'a> {
         match required_label(selector.expression()) {
             Some(label) => {
                 let having = self.by_label.get(label).map_or(&[][..], Vec::as_slice);
-                having.iter().for_each(|group| visit_if(&self.groups[*group]));
+                for group in having {
+                    visit_if(&self.groups[*group]);
+                }
             }
             None => self.groups.iter().for_each(visit_if),
         }

@@ -140,6 +140,9 @@ fn sort_out_endpoints<'a>(
     (winners, inactive)
 }
 
+/// Indices of policies, by tier.
+type ActivePolicies = Vec<Vec<usize>>;
+
 /// The policy lists of endpoints; equal ones are made once.
 struct PolicyLists<'a> {
     population: &'a Population<'a>,
@@ -147,9 +150,9 @@ struct PolicyLists<'a> {
     profiles: &'a HashMap<&'a str, &'a Profile>,
     sets: Sets<'a>,
     /// By group: for each tier, the policies that select it.
-    active: HashMap<GroupId, Vec<Vec<usize>>>,
+    active: HashMap<GroupId, ActivePolicies>,
     /// By policies and profiles.
-    lists: HashMap<(Vec<Vec<usize>>, Vec<String>), Arc<EffectivePolicy>>,
+    lists: HashMap<(ActivePolicies, Vec<String>), Arc<EffectivePolicy>>,
     /// Resolved rules by tier and policy: egress, ingress.
     rules: HashMap<(usize, usize), [Vec<EffectiveRule>; 2]>,
     profile_rules: HashMap<String, [EffectiveProfile; 2]>,

@@ -119,12 +119,12 @@ pub fn compile_direction(
     // Rows of equal cells are merged as they come, so that only distinct ones are held.
     let mut blocks: HashMap<Vec<u32>, usize> = HashMap::new();
     let mut block_of_row = Vec::with_capacity(remote.len());
-    for remote_row in 0..remote.len() {
+    for (remote_row, remote_rules) in remote_rules.iter().enumerate() {
         let mut block = vec![0; local.len() * width];
-        for local_row in 0..local.len() {
+        for (local_row, local_rules) in local_rules.iter().enumerate() {
             let cells = &mut block[local_row * width..][..width];
-            let mut matching = remote_rules[remote_row].clone();
-            matching.keep(&local_rules[local_row]);
+            let mut matching = remote_rules.clone();
+            matching.keep(local_rules);
             judge.row(&matching, remote_row, local_row, cells);
         }
         let next = blocks.len();
@@ -132,7 +132,7 @@ pub fn compile_direction(
         block_of_row.push(index);
         within(as_count(blocks.len() * local.len() * width), MAX_HELD_CELLS)?;
     }
-    let mut grid = Grid::from_blocks(blocks, [local.len(), columns.len(), sources.len()]);
+    let mut grid = Grid::from_blocks(&blocks, [local.len(), columns.len(), sources.len()]);
     let local_merge = grid.merge(0);
     let remote_merge = grid.merge(1);
     let column_merge = grid.merge(2);

@@ -295,9 +295,9 @@ impl Space {
                 let count = open.entry(*predicate).or_default();
                 // Closings sort before openings of the same address.
                 if *opens {
-                    *count += 1
+                    *count += 1;
                 } else {
-                    *count -= 1
+                    *count -= 1;
                 }
                 if *count == 0 {
                     open.remove(predicate);

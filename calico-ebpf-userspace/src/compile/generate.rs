@@ -15,7 +15,7 @@ use crate::model::name::{Kind, ResourceKey};
 use crate::model::resource::MacAddress;
 use crate::model::rule::{Action, IcmpMatch, IpVersion, Protocol};
 
-/// A source of random numbers (SplitMix64), equal for an equal seed.
+/// A source of random numbers (`SplitMix64`), equal for an equal seed.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -244,7 +244,7 @@ pub fn case(random: &mut Random) -> Case {
     }
 }
 
-/// 10.0.0.n and fd00::n, and sometimes one more.
+/// `10.0.0.n` and `fd00::n`, and sometimes one more.
 fn endpoint_networks(random: &mut Random, number: u16) -> Vec<IpNet> {
     let [_, low] = number.to_be_bytes();
     let v4 = |low| IpNet::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, low)));

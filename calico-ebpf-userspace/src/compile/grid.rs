@@ -11,13 +11,13 @@ pub(super) struct Grid {
 impl Grid {
     /// Lays out blocks of (local, column, source) by their number on the remote axis.
     pub(super) fn from_blocks(
-        blocks: HashMap<Vec<u32>, usize>,
+        blocks: &HashMap<Vec<u32>, usize>,
         [local, columns, sources]: [usize; 3],
     ) -> Self {
         let sizes = [local, blocks.len(), columns, sources];
         let width = columns * sources;
         let mut cells = vec![0; local * blocks.len() * width];
-        for (block, remote) in &blocks {
+        for (block, remote) in blocks {
             for (row, part) in block.chunks(width.max(1)).enumerate() {
                 cells[(row * blocks.len() + remote) * width..][..width].copy_from_slice(part);
             }
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn equal_slices_of_each_axis_become_one() {
         let blocks = HashMap::from([(vec![1, 1, 2, 1, 1, 2], 0), (vec![3, 3, 2, 3, 3, 2], 1)]);
-        let mut grid = Grid::from_blocks(blocks, [2, 3, 1]);
+        let mut grid = Grid::from_blocks(&blocks, [2, 3, 1]);
         assert_eq!(grid.cells, [1, 1, 2, 3, 3, 2, 1, 1, 2, 3, 3, 2]);
         assert_eq!(grid.merge(0), [0, 0]);
         assert_eq!(grid.merge(1), [0, 1]);

@@ -272,26 +272,30 @@ fn lower_list(
     groups: GroupMask,
     intern: InternPorts,
 ) -> PortList {
-    let mut list = PortList::default();
+    let mut lowered = PortList::default();
     let mut ranges = Vec::new();
     for port in ports {
         match port {
             EffectivePort::Range(first, last) => ranges.push((*first, *last)),
-            EffectivePort::Member { set, protocol, port } => {
+            EffectivePort::Member {
+                set,
+                protocol,
+                port: number,
+            } => {
                 let own = group_mask(protocol.0) & groups;
                 if own == 0 {
                     continue;
                 }
-                list.members.push(PortMember {
+                lowered.members.push(PortMember {
                     set: predicates.addresses.set(set),
                     protocol: predicates.ports.protocol(*protocol),
-                    port: intern(&mut predicates.ports, own, &[(*port, *port)]),
+                    port: intern(&mut predicates.ports, own, &[(*number, *number)]),
                 });
             }
         }
     }
     if !ranges.is_empty() {
-        list.ranges = Some(intern(&mut predicates.ports, groups, &ranges));
+        lowered.ranges = Some(intern(&mut predicates.ports, groups, &ranges));
     }
-    list
+    lowered
 }

@@ -121,7 +121,7 @@ fn joined(ranges: &[(u16, u16)]) -> Vec<(u16, u16)> {
     for (first, last) in sorted {
         match joined.last_mut() {
             Some(previous) if u32::from(first) <= u32::from(previous.1) + 1 => {
-                previous.1 = previous.1.max(last)
+                previous.1 = previous.1.max(last);
             }
             _ => joined.push((first, last)),
         }

@@ -100,10 +100,14 @@ impl Planes {
                 };
                 if !mask.members.is_empty() {
                     lists.push(mask);
-                } else if negated {
-                    fixed.iter_mut().for_each(|fixed| fixed.remove(&mask.ranges));
-                } else {
-                    fixed.iter_mut().for_each(|fixed| fixed.keep(&mask.ranges));
+                    continue;
+                }
+                for fixed in &mut fixed {
+                    if negated {
+                        fixed.remove(&mask.ranges);
+                    } else {
+                        fixed.keep(&mask.ranges);
+                    }
                 }
             }
         }
@@ -242,9 +246,9 @@ impl Judge<'_> {
                 }
             }
             if ports.negated {
-                hit.remove(list)
+                hit.remove(list);
             } else {
-                hit.keep(list)
+                hit.keep(list);
             }
         }
     }

@@ -1,3 +1,5 @@
+mod endpoints;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,8 +15,8 @@ use super::super::input::{HostFacts, HostInterface};
 use super::super::reference::{Judgement, judge_packet};
 use super::*;
 use crate::calc::effective::{
-    EffectiveEndpoint, EffectiveEntity, EffectivePolicyRules, EffectivePort, EffectiveRule, EffectiveTier,
-    SetId,
+    EffectiveEndpoint, EffectiveEntity, EffectivePolicyRules, EffectivePort, EffectiveRule, EffectiveState,
+    EffectiveTier, SetId,
 };
 use crate::model::name::Kind;
 use crate::model::resource::{IpNat, MacAddress};
@@ -107,7 +109,7 @@ fn equal_input_gives_equal_lines() {
 /// A host with endpoints named by number, and nothing else.
 fn host(endpoints: Vec<EffectiveEndpoint>) -> Case {
     let mut case = Case {
-        state: Default::default(),
+        state: EffectiveState::default(),
         host: HostFacts::default(),
         generations: BTreeMap::new(),
         slots: BTreeMap::new(),
@@ -178,138 +180,6 @@ fn slot_of(built: &BuiltTable, address: &str) -> Slot {
                 .slot
         }
     }
-}
-
-#[test]
-fn an_address_on_two_taps_belongs_to_the_newer_one_and_the_hosts_to_the_host() {
-    let networks = ["10.0.0.1/32", "fd00::1/128", "192.0.2.1/32", "10.1.0.0/24"];
-    let mut case = host(vec![
-        endpoint("tap1", &networks),
-        endpoint("tap2", &networks),
-        endpoint("tap3", &networks),
-    ]);
-    attach(&mut case, "tap1", 5);
-    attach(&mut case, "tap2", 9);
-    case.host.host_addresses.insert("192.0.2.1".parse().unwrap());
-    let built = build(&case.input(0), &mut RuleIds::new()).unwrap();
-    assert_eq!(slot_of(&built, "10.0.0.1"), 2);
-    assert_eq!(slot_of(&built, "fd00::1"), 2);
-    assert_eq!(slot_of(&built, "192.0.2.1"), SLOT_HOST);
-    assert_eq!(slot_of(&built, "10.1.0.1"), SLOT_NONE);
-    assert_eq!(slot_of(&built, "10.0.0.2"), SLOT_NONE);
-}
-
-#[test]
-fn interfaces_lead_to_endpoints_and_absent_ones_to_none() {
-    let mut case = host(
-        (1..=40)
-            .map(|number| endpoint(&format!("tap{number}"), &["10.0.0.1/32"]))
-            .collect(),
-    );
-    // All in one bucket of a small table.
-    (1..=39).for_each(|number| attach(&mut case, &format!("tap{number}"), number * 64));
-    let built = build(&case.input(0), &mut RuleIds::new()).unwrap();
-    let root = root_of(&built);
-    for number in 1..=39_u16 {
-        let ifindex = u32::from(number) * 64;
-        assert_eq!(slot_of_interface(&built.lines[..], &root, ifindex), number);
-        assert_eq!(endpoint_of(&built, number).ifindex, ifindex);
-    }
-    assert_eq!(slot_of_interface(&built.lines[..], &root, 0), SLOT_NONE);
-    assert_eq!(slot_of_interface(&built.lines[..], &root, 65), SLOT_NONE);
-    assert_eq!(endpoint_of(&built, 40).ifindex, 0);
-    assert_eq!(endpoint_of(&built, 1).loose_until, 77);
-    assert_eq!(endpoint_of(&built, 1).host_mac, [0xfe, 0, 0, 0, 0, 1]);
-    assert!(built.endpoint_problems.is_empty());
-}
-
-#[test]
-fn sources_are_strict_but_for_pairs_and_spoofed_prefixes() {
-    let mut vm = endpoint(
-        "tap1",
-        &[
-            "10.0.0.1/32",
-            "fd00::1/128",
-            "10.0.0.0/24",
-            "10.0.0.1/32",
-            "fd01::/64",
-        ],
-    );
-    vm.allowed_ips = nets(&["10.0.0.0/24", "10.0.0.1/32", "fd01::/64"]);
-    vm.ip_nats = vec![IpNat {
-        internal: "10.0.0.1".parse().unwrap(),
-        external: "172.24.4.9".parse().unwrap(),
-    }];
-    vm.allow_spoofed_source_prefixes = nets(&["192.0.2.0/24"]);
-    let mut open = endpoint("tap2", &["10.0.0.2/32"]);
-    open.allow_spoofed_source_prefixes = nets(&["0.0.0.0/0", "::/0"]);
-    let built = build(&host(vec![vm, open]).input(0), &mut RuleIds::new()).unwrap();
-    let lines = &built.lines[..];
-    let flags4 = |slot, address: &str| {
-        let address: std::net::Ipv4Addr = address.parse().unwrap();
-        let endpoint = endpoint_of(&built, slot);
-        source4_flags(
-            lines,
-            endpoint.sources4,
-            endpoint.sources4_lines,
-            address.to_bits(),
-        )
-    };
-    let flags6 = |slot, address: &str| {
-        let address: std::net::Ipv6Addr = address.parse().unwrap();
-        let endpoint = endpoint_of(&built, slot);
-        source6_flags(
-            lines,
-            endpoint.sources6,
-            endpoint.sources6_lines,
-            words(address.to_bits()),
-        )
-    };
-    let any_mac = SOURCE_VALID | SOURCE_ANY_MAC;
-    assert_eq!(flags4(1, "10.0.0.1"), SOURCE_VALID, "fixed, though also a pair");
-    assert_eq!(flags4(1, "10.0.0.2"), any_mac);
-    assert_eq!(flags4(1, "172.24.4.9"), SOURCE_VALID);
-    assert_eq!(flags4(1, "192.0.2.200"), any_mac);
-    assert_eq!(flags4(1, "10.0.1.1"), 0);
-    assert_eq!(flags6(1, "fd00::1"), SOURCE_VALID);
-    assert_eq!(flags6(1, "fd01::abcd"), any_mac);
-    assert_eq!(flags6(1, "fd00::2"), 0);
-    assert_eq!(endpoint_of(&built, 1).flags, 0);
-    assert_eq!(endpoint_of(&built, 2).flags, FLAG_ANY_SOURCE);
-    assert_eq!(flags4(2, "10.0.0.2"), SOURCE_VALID);
-    assert_eq!(flags4(2, "8.8.8.8"), any_mac);
-    assert_eq!(flags6(2, "2001:db8::1"), any_mac);
-}
-
-#[test]
-fn sources_beyond_the_limit_and_missing_macs_are_reported() {
-    let networks: Vec<String> = (0..200).map(|number| format!("10.0.0.{number}/32")).collect();
-    let networks: Vec<&str> = networks.iter().map(String::as_str).collect();
-    let mut vm = endpoint("tap1", &networks);
-    vm.mac = None;
-    let built = build(&host(vec![vm]).input(0), &mut RuleIds::new()).unwrap();
-    let texts: Vec<&str> = built
-        .endpoint_problems
-        .iter()
-        .map(|problem| problem.1.as_str())
-        .collect();
-    assert_eq!(
-        texts,
-        [
-            "has no MAC address: its packets are dropped",
-            "has 40 allowed source addresses too many: these are dropped"
-        ]
-    );
-    let endpoint = endpoint_of(&built, 1);
-    let (first, count) = (endpoint.sources4, endpoint.sources4_lines);
-    assert_ne!(
-        source4_flags(&built.lines[..], first, count, 0x0a00_0000 + 159),
-        0
-    );
-    assert_eq!(
-        source4_flags(&built.lines[..], first, count, 0x0a00_0000 + 160),
-        0
-    );
 }
 
 fn rule(index: u32, destination: EffectiveEntity) -> EffectiveRule {
@@ -450,4 +320,61 @@ fn a_thousand_rules_and_a_hundred_thousand_members_compile_quickly() {
     );
     assert!(built.over_budget.is_empty());
     assert!(built.report.exact_addresses > 50_000);
+}
+
+#[test]
+fn policy_sets_are_described_with_counters_and_endpoints() {
+    let destination = EffectiveEntity {
+        nets: Some(nets(&["10.0.0.0/8"])),
+        not_sets: vec![SetId(Arc::from("has(x)"))],
+        ports: Some(vec![
+            EffectivePort::Range(80, 80),
+            EffectivePort::Range(8000, 8080),
+        ]),
+        ..EffectiveEntity::default()
+    };
+    let web = EffectiveRule {
+        protocol: Some(Protocol(6)),
+        ..rule(3, destination)
+    };
+    let log = EffectiveRule {
+        action: Action::Log,
+        ..rule(4, EffectiveEntity::default())
+    };
+    let (mut one, mut two) = (
+        endpoint("tap1", &["10.0.0.1/32"]),
+        endpoint("tap2", &["10.0.0.2/32"]),
+    );
+    one.policy = egress_only(vec![web.clone(), log.clone()]);
+    two.policy = egress_only(vec![web, log]);
+    let mut case = host(vec![one, two, endpoint("tap3", &["10.0.0.3/32"])]);
+    let mut ids = RuleIds::new();
+    let built = build(&case.input(0), &mut ids).unwrap();
+    assert_eq!(
+        built.endpoint_sets.values().copied().collect::<Vec<_>>(),
+        [1, 1, 2]
+    );
+    assert_eq!(
+        built.policy_sets[0].endpoints,
+        [key(1).to_string(), key(2).to_string()]
+    );
+    let tiers = &built.policy_sets[0].egress;
+    assert_eq!(
+        tiers.iter().map(|tier| tier.tier.as_str()).collect::<Vec<_>>(),
+        ["default", "profiles"]
+    );
+    let rules = &tiers[0].policies[0].rules;
+    assert_eq!(rules[0].text, "tcp to 10.0.0.0/8 not [has(x)] port 80,8000:8080");
+    assert_eq!(
+        (rules[0].counter, rules[0].index, rules[0].action.as_str()),
+        (1, 3, "allow")
+    );
+    assert_eq!((rules[1].counter, rules[1].text.as_str()), (0, "any packet"));
+    assert_eq!(built.new_rules, [1]);
+
+    let again = build(&case.input(0), &mut ids).unwrap();
+    assert!(again.new_rules.is_empty());
+    case.state.endpoints.clear();
+    build(&case.input(0), &mut ids).unwrap();
+    assert_eq!(ids.iter().count(), 0, "numbers out of use are taken back");
 }

@@ -1,3 +1,7 @@
+//! From manifests to what a host enforces.
+
+mod history;
+
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
@@ -44,132 +48,6 @@ fn members(state: &EffectiveState, selector: &str) -> Vec<String> {
         .iter()
         .map(ToString::to_string)
         .collect()
-}
-
-/// What an incremental calculation would be: it is fed changes and asked for the result.
-#[derive(Default)]
-struct Feed {
-    snapshot: Snapshot,
-}
-
-impl Feed {
-    fn put(&mut self, key: &ResourceKey, resource: &Resource) {
-        self.snapshot.insert(key.clone(), resource.clone());
-    }
-
-    fn remove(&mut self, key: &ResourceKey) {
-        self.snapshot.remove(key);
-    }
-
-    fn result(&self) -> EffectiveState {
-        resolve(&self.snapshot, &options())
-    }
-
-    /// Changes one object at a time until the state is `target`; asks after each change.
-    fn walk_to(&mut self, target: &Snapshot, backwards: bool) {
-        let gone: Vec<ResourceKey> = self
-            .snapshot
-            .keys()
-            .filter(|key| !target.contains_key(*key))
-            .cloned()
-            .collect();
-        let mut changed: Vec<(&ResourceKey, &Resource)> = target
-            .iter()
-            .filter(|(key, resource)| self.snapshot.get(*key) != Some(*resource))
-            .collect();
-        if backwards {
-            changed.reverse();
-        }
-        for (key, resource) in changed {
-            self.put(key, resource);
-            self.result();
-        }
-        for key in gone {
-            self.remove(&key);
-            self.result();
-        }
-    }
-
-    /// Changes everything before it asks.
-    fn jump_to(&mut self, target: &Snapshot) {
-        self.snapshot.clone_from(target);
-    }
-}
-
-/// Runs the states forwards, backwards, one object at a time, and with nothing in between: each must end in the same
-/// result as if it were the first.
-fn assert_history_does_not_matter(states: &[Vec<Value>]) {
-    let states: Vec<Snapshot> = states.iter().map(|objects| snapshot(objects)).collect();
-    let expected: Vec<EffectiveState> = states.iter().map(|state| resolve(state, &options())).collect();
-    let forwards: Vec<usize> = (0..states.len()).collect();
-    let backwards: Vec<usize> = forwards.iter().rev().copied().collect();
-    let empty = Snapshot::new();
-    for order in [&forwards, &backwards] {
-        for with_empties in [false, true] {
-            let (mut jumping, mut walking, mut walking_back) =
-                (Feed::default(), Feed::default(), Feed::default());
-            for index in order {
-                jumping.jump_to(&states[*index]);
-                walking.walk_to(&states[*index], false);
-                walking_back.walk_to(&states[*index], true);
-                for feed in [&mut jumping, &mut walking, &mut walking_back] {
-                    assert_eq!(feed.result(), expected[*index], "state {index}");
-                    if with_empties {
-                        feed.walk_to(&empty, true);
-                        assert_eq!(feed.result(), EffectiveState::default());
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn history_does_not_matter() {
-    let a = || endpoint("a", &["10.0.0.1/32", "fd00::1/128"]);
-    let b = || endpoint("b", &["10.0.0.2/32"]);
-    let remote = || endpoint_on("compute-2", "c", &["10.0.0.3/32"]);
-    let open = || policy("open", json!({"ingress": allow_from("role == 'c'"), "order": 10}));
-    let closed = || {
-        policy(
-            "closed",
-            json!({"ingress": [{"action": "Deny"}], "order": 5, "tier": "first"}),
-        )
-    };
-    let tier = |order: u32| global("Tier", "first", json!({"order": order, "defaultAction": "Pass"}));
-    let profile = || {
-        global(
-            "Profile",
-            "p",
-            json!({"labelsToApply": {"role": "x", "extra": "c"}}),
-        )
-    };
-    assert_history_does_not_matter(&[
-        vec![a()],
-        vec![a(), b(), remote(), open()],
-        vec![
-            a(),
-            with(b(), "profiles", json!(["p"])),
-            remote(),
-            open(),
-            closed(),
-        ],
-        vec![
-            a(),
-            with(b(), "profiles", json!(["p"])),
-            profile(),
-            closed(),
-            tier(3),
-        ],
-        vec![
-            labelled(a(), json!({"role": "c"})),
-            with(b(), "interfaceName", json!("tapa")),
-            open(),
-            tier(9),
-        ],
-        vec![],
-        vec![endpoint("a", &["10.0.0.9/32"]), open()],
-    ]);
 }
 
 #[test]
@@ -379,9 +257,9 @@ fn an_endpoint_without_addresses_is_not_in_force() {
             panic!()
         };
         if clear {
-            endpoint.ip_networks.clear()
+            endpoint.ip_networks.clear();
         } else {
-            endpoint.interface_name.clear()
+            endpoint.interface_name.clear();
         }
     }
     let state = resolve(&snapshot, &options());
