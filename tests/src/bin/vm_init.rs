@@ -1,6 +1,7 @@
 //! The first program of a test machine: mounts, loads modules, runs the test binary, says how it ended, powers off.
 //!
 //! `cargo xtask test vm` puts it into an initramfs as `/init`, the tests as `/program`, modules below `/modules`.
+#![expect(clippy::print_stdout, reason = "the console is all that the machine has")]
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;

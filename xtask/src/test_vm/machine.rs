@@ -44,7 +44,17 @@ impl Machine<'_> {
                 "-m",
                 "1024",
             ])
-            .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot", "-nic", "none"])
+            .args([
+                "-display",
+                "none",
+                "-monitor",
+                "none",
+                "-serial",
+                "stdio",
+                "-no-reboot",
+                "-nic",
+                "none",
+            ])
             .arg("-kernel")
             .arg(self.kernel)
             .arg("-initrd")
