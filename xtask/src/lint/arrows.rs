@@ -63,8 +63,21 @@ const MODULES: &[Module] = &[
         purity: Purity::Effects,
     },
     Module {
+        name: "observe",
+        may_name: &["calc", "compile", "config", "dataplane", "model", "report"],
+        purity: Purity::Effects,
+    },
+    Module {
         name: "metrics",
-        may_name: &["calc", "compile", "config", "dataplane", "model", "observe", "report"],
+        may_name: &[
+            "calc",
+            "compile",
+            "config",
+            "dataplane",
+            "model",
+            "observe",
+            "report",
+        ],
         purity: Purity::Effects,
     },
     Module {
