@@ -142,7 +142,8 @@ pub(super) fn check(file: &str, inside: &str, text: &str) -> Vec<Finding> {
         rule,
     };
     let (name, depth) = place(inside);
-    if matches!(name, "lib" | "main") {
+    // `tests.rs` is the body of a `#[cfg(test)] mod tests;`, which the arrows leave out like one with braces.
+    if matches!(name, "lib" | "main") || inside.split('/').any(|part| matches!(part, "tests" | "tests.rs")) {
         return Vec::new();
     }
     let Some(module) = MODULES.iter().find(|module| module.name == name) else {
@@ -270,6 +271,15 @@ mod tests {
             "use std::net::{IpAddr, Ipv4Addr};\nuse std::time::Duration;\nuse std::collections::BTreeMap;\n";
         assert_eq!(rules("compile/mod.rs", fine), [""; 0]);
         assert_eq!(rules("dataplane/mod.rs", effects), [""; 0]);
+    }
+
+    #[test]
+    fn tests_in_a_file_of_their_own_are_left_out_like_those_beside_the_code() {
+        assert_eq!(rules("calc/resolve/tests.rs", "use std::time::Instant;"), [""; 0]);
+        assert_eq!(
+            rules("calc/resolve/contests.rs", "use std::time::Instant;").len(),
+            1
+        );
     }
 
     #[test]
