@@ -2,7 +2,6 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::branchless::is_equal;
 use crate::line::{Line, Lines};
 use crate::root::Root;
 
@@ -107,15 +106,12 @@ pub fn slot_of_interface<L: Lines + ?Sized>(lines: &L, root: &Root, ifindex: u32
         return SLOT_NONE;
     };
     let bucket: &InterfaceBucket = line.read_as();
-    // Interface numbers are handed out one by one, so nearly every bucket has one.
-    if bucket.pairs[0][0] == ifindex {
-        return bucket.pairs[0][1] as Slot;
-    }
-    let mut slot = 0;
     for pair in &bucket.pairs {
-        slot |= u64::from(pair[1]) * is_equal(u64::from(pair[0]), u64::from(ifindex));
+        if pair[0] == ifindex {
+            return pair[1] as Slot;
+        }
     }
-    slot as Slot
+    SLOT_NONE
 }
 
 /// Returns the endpoint at `slot`, or `None` for no endpoint.

@@ -1,1 +1,334 @@
-//! The agent: tasks and their order.
+//! The agent: one task owns the dataplane, hears what changes, and makes the kernel follow.
+//!
+//! Stopping it, however, leaves the dataplane in force.
+
+mod program_log;
+mod reporting;
+mod serving;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::calc::effective::EffectiveState;
+use crate::calc::resolve::{CalcOptions, resolve as resolve_state};
+use crate::config::values::{Config, DatastoreType};
+use crate::config::{DatastoreLayers, Layers, resolve};
+use crate::dataplane::apply::{Dataplane, Part};
+use crate::dataplane::flows::{FlowSweeper, Swept};
+use crate::dataplane::netlink::{self, KernelChange, KernelChanges};
+use crate::dataplane::pins::{HostLock, Pins};
+use crate::datastore::{View, file};
+use crate::model::name::Kind;
+use crate::model::resource::{Resource, Snapshot};
+use reporting::Reporter;
+
+/// Changes that come together are made together.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// How often programs on taps and the host's settings are looked at: the kernel does not tell when they change.
+const GUARD_INTERVAL: Duration = Duration::from_secs(2);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Stands for "never" where a time is needed.
+const NEVER: Duration = Duration::from_secs(365 * 86_400);
+
+/// Runs until `stop`. The dataplane stays in force afterwards.
+///
+/// # Errors
+/// When another agent runs, when the kernel lacks something, or when going on makes no sense.
+pub async fn run(mut layers: Layers, stop: CancellationToken) -> anyhow::Result<()> {
+    let config = resolve(&layers)?.config;
+    let _lock = HostLock::take(&config.run_dir)?;
+    let mut views = match config.datastore_type {
+        DatastoreType::File => file::watch_directory(config.datastore_dir.clone(), stop.clone()),
+        DatastoreType::Etcdv3 => bail!("DatastoreType etcdv3 is not supported yet, use `file`"),
+    };
+    let mut reporter = Reporter::new(&config);
+    let Some(mut view) = first_full_view(&mut views, &mut reporter, &stop).await? else {
+        return Ok(());
+    };
+    loop {
+        layers.datastore = datastore_layers(&view.snapshot, &config.felix_hostname);
+        let config = resolve(&layers)?.config;
+        let ended = Work::start(config, view, &layers, &mut reporter)
+            .await?
+            .run(&mut views, &stop)
+            .await?;
+        match ended {
+            Ended::Stopped => return Ok(()),
+            Ended::Reconfigured(newest) => view = newest,
+        }
+        tracing::info!("configuration has changed in the datastore, starting anew in place");
+    }
+}
+
+/// Waits for a view of the whole datastore: nothing is written to the kernel before. `None` when stopped.
+async fn first_full_view(
+    views: &mut watch::Receiver<View>,
+    reporter: &mut Reporter,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<View>> {
+    loop {
+        let view = views.borrow_and_update().clone();
+        reporter.tell_datastore(&view);
+        if view.in_sync {
+            return Ok(Some(view));
+        }
+        reporter.write();
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            changed = views.changed() => changed.context("the datastore is no longer watched")?,
+        }
+    }
+}
+
+/// Returns the parameters in the datastore: of all hosts and of this one.
+fn datastore_layers(snapshot: &Snapshot, hostname: &str) -> DatastoreLayers {
+    let mut layers = DatastoreLayers::default();
+    for (key, resource) in snapshot {
+        if let Resource::FelixConfiguration(parameters) = resource {
+            if key.name == "default" {
+                layers.global.clone_from(parameters);
+            } else if key.name == format!("node.{hostname}") {
+                layers.host.clone_from(parameters);
+            }
+        }
+    }
+    layers
+}
+
+/// Why work ended.
+enum Ended {
+    Stopped,
+    /// The datastore has other parameters than this work was started with.
+    Reconfigured(View),
+}
+
+/// Work with one configuration.
+struct Work<'a> {
+    config: Config,
+    layers: &'a Layers,
+    reporter: &'a mut Reporter,
+    dataplane: Dataplane,
+    changes: KernelChanges,
+    view: View,
+    desired: Arc<EffectiveState>,
+    /// What must be read again in the next pass.
+    parts: BTreeSet<Part>,
+    /// When the next pass is made.
+    due: Option<Instant>,
+    retry: Duration,
+    sweep: Option<JoinHandle<anyhow::Result<Swept>>>,
+    _servers: DropGuard,
+}
+
+impl<'a> Work<'a> {
+    async fn start(
+        config: Config,
+        view: View,
+        layers: &'a Layers,
+        reporter: &'a mut Reporter,
+    ) -> anyhow::Result<Self> {
+        refuse_host_endpoints(&config, &view)?;
+        let changes = KernelChanges::subscribe().context("cannot listen to netlink")?;
+        let netlink = netlink::open().context("cannot open netlink")?;
+        let mut dataplane = Dataplane::start(&config, netlink)?;
+        if config.bpf_log {
+            program_log::start(&mut dataplane);
+        }
+        reporter.configure(&config);
+        let servers = serving::start(&config, &reporter.subscribe());
+        let mut work = Self {
+            desired: Arc::new(resolve_state(&view.snapshot, &calc_options(&config))),
+            config,
+            layers,
+            reporter,
+            dataplane,
+            changes,
+            view,
+            parts: Part::ALL.into(),
+            due: None,
+            retry: FIRST_RETRY,
+            sweep: None,
+            _servers: servers,
+        };
+        work.pass().await?;
+        notify(&[NotifyState::Ready]);
+        Ok(work)
+    }
+
+    async fn run(
+        mut self,
+        views: &mut watch::Receiver<View>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Ended> {
+        let mut guard = ticks(GUARD_INTERVAL);
+        let mut interfaces = ticks(self.config.interface_refresh_interval);
+        let mut routes = ticks(self.config.route_refresh_interval);
+        let mut sweeps = ticks(self.config.conntrack_timeouts.sweep_interval);
+        let mut watchdog = ticks(sd_notify::watchdog_enabled().map_or(Duration::ZERO, |limit| limit / 3));
+        loop {
+            let due = self.due.unwrap_or_else(|| Instant::now() + NEVER);
+            tokio::select! {
+                () = stop.cancelled() => return Ok(Ended::Stopped),
+                changed = views.changed() => {
+                    changed.context("the datastore is no longer watched")?;
+                    let view = views.borrow_and_update().clone();
+                    if let Some(ended) = self.take_view(view)? {
+                        return Ok(ended);
+                    }
+                }
+                change = self.changes.next() => self.note_change(change.context("netlink is closed")?),
+                _ = guard.tick() => self.look_at_what_the_kernel_does_not_tell(),
+                _ = interfaces.tick() => {
+                    self.plan([Part::Interfaces, Part::HostAddresses, Part::Links, Part::Settings]);
+                }
+                _ = routes.tick() => self.plan([Part::Routes]),
+                _ = sweeps.tick() => self.start_sweep(),
+                _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
+                swept = finished(&mut self.sweep) => self.end_sweep(swept),
+                () = sleep_until(due) => self.pass().await?,
+            }
+        }
+    }
+
+    /// Takes a new view of the datastore; tells when it needs another configuration.
+    fn take_view(&mut self, view: View) -> anyhow::Result<Option<Ended>> {
+        self.reporter.tell_datastore(&view);
+        if !view.in_sync {
+            self.reporter.write();
+            return Ok(None);
+        }
+        let mut layers = self.layers.clone();
+        layers.datastore = datastore_layers(&view.snapshot, &self.config.felix_hostname);
+        if layers.datastore != self.layers.datastore && resolve(&layers)?.config != self.config {
+            return Ok(Some(Ended::Reconfigured(view)));
+        }
+        if view.snapshot != self.view.snapshot {
+            self.desired = Arc::new(resolve_state(&view.snapshot, &calc_options(&self.config)));
+        }
+        self.view = view;
+        self.plan([]);
+        Ok(None)
+    }
+
+    fn note_change(&mut self, change: KernelChange) {
+        match change {
+            KernelChange::Interfaces => self.plan([Part::Interfaces]),
+            KernelChange::HostAddresses => self.plan([Part::HostAddresses]),
+            KernelChange::Route(ifindex) | KernelChange::Neighbor(ifindex) => {
+                if self.dataplane.is_tap(ifindex) {
+                    self.plan([Part::Routes]);
+                }
+            }
+            KernelChange::Anything => self.plan(Part::ALL),
+        }
+    }
+
+    fn look_at_what_the_kernel_does_not_tell(&mut self) {
+        self.plan([Part::Links]);
+        if self.dataplane.settings_have_drifted() {
+            tracing::warn!("somebody has changed the host's forwarding settings, writing them again");
+            self.plan([Part::Interfaces, Part::Settings]);
+        }
+    }
+
+    fn plan(&mut self, parts: impl IntoIterator<Item = Part>) {
+        self.parts.extend(parts);
+        let soon = Instant::now() + DEBOUNCE;
+        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
+    }
+
+    /// Makes the kernel follow, and tells the result.
+    async fn pass(&mut self) -> anyhow::Result<()> {
+        let parts = std::mem::take(&mut self.parts);
+        self.due = None;
+        let outcome = self.dataplane.reconcile(&self.desired, &parts).await?;
+        if outcome.dirty.is_empty() {
+            self.retry = FIRST_RETRY;
+        } else {
+            self.parts = Part::ALL.into();
+            self.due = Some(Instant::now() + self.retry);
+            self.retry = (self.retry * 2).min(LAST_RETRY);
+        }
+        if let Some(again_at) = outcome.again_at {
+            self.parts.insert(Part::Routes);
+            let again_at = Instant::from_std(again_at);
+            self.due = Some(self.due.map_or(again_at, |due| due.min(again_at)));
+        }
+        self.reporter
+            .tell_dataplane(&self.view, &self.dataplane, &self.desired, outcome.dirty);
+        self.reporter.write();
+        Ok(())
+    }
+
+    fn start_sweep(&mut self) {
+        if self.sweep.is_some() || self.dataplane.epoch() == 0 {
+            return;
+        }
+        let (pins, timeouts) = (
+            Pins::below(&self.config.bpf_pin_dir),
+            self.config.conntrack_timeouts,
+        );
+        self.sweep = Some(tokio::task::spawn_blocking(move || {
+            FlowSweeper::open(&pins)?.sweep(&timeouts)
+        }));
+    }
+
+    fn end_sweep(&mut self, swept: anyhow::Result<Swept>) {
+        self.sweep = None;
+        match swept {
+            Ok(swept) => tracing::debug!(swept.flows4, swept.flows6, swept.deleted, "flows swept"),
+            Err(error) => tracing::error!(error = format!("{error:#}"), "flows not swept"),
+        }
+    }
+}
+
+fn calc_options(config: &Config) -> CalcOptions {
+    CalcOptions {
+        hostname: config.felix_hostname.clone(),
+        workload_source_spoofing: config.workload_source_spoofing,
+    }
+}
+
+fn refuse_host_endpoints(config: &Config, view: &View) -> anyhow::Result<()> {
+    let ours = view.snapshot.iter().find(|(key, resource)| {
+        key.kind == Kind::HostEndpoint
+            && matches!(resource, Resource::HostEndpoint(endpoint) if endpoint.node == config.felix_hostname)
+    });
+    ensure!(
+        ours.is_none() || config.ignore_host_endpoints,
+        "{} protects this host, which is not supported: remove it or set HostEndpointsIgnored",
+        ours.map_or_else(String::new, |(key, _)| key.to_string())
+    );
+    Ok(())
+}
+
+/// Ticks at an interval from one interval on; never for zero.
+fn ticks(period: Duration) -> Interval {
+    let period = if period.is_zero() { NEVER } else { period };
+    let mut ticks = interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// Waits for the running sweep; for ever when none runs.
+async fn finished(sweep: &mut Option<JoinHandle<anyhow::Result<Swept>>>) -> anyhow::Result<Swept> {
+    match sweep {
+        Some(sweep) => sweep.await.context("the sweep has panicked")?,
+        None => std::future::pending().await,
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the service manager was not told");
+    }
+}

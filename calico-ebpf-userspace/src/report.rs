@@ -28,6 +28,9 @@ pub struct AgentReport {
     pub not_enforced: Vec<String>,
     /// Kernel state that could not be written and is retried.
     pub dirty: Vec<String>,
+    /// How often a foreign program stood before ours on a tap and ours was moved to the head again.
+    #[serde(default)]
+    pub moved_to_head: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

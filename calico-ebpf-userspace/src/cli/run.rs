@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::arguments::ConfigArguments;
 use super::failure::{Ending, Failure, NOT_PERMITTED};
 use super::logging;
-use crate::config::{Layers, Resolved, resolve};
+use crate::agent;
+use crate::config::resolve;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -45,7 +46,7 @@ pub(super) fn execute(arguments: &Arguments) -> Result<Ending, Failure> {
     runtime.block_on(async {
         let stop = CancellationToken::new();
         cancel_on_signals(&stop)?;
-        run_agent(layers, resolved, stop).await
+        agent::run(layers, stop).await
     })?;
     Ok(Ending::Good)
 }
@@ -75,9 +76,4 @@ fn cancel_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
         });
     }
     Ok(())
-}
-
-#[expect(clippy::unused_async, reason = "the agent is asynchronous")]
-async fn run_agent(_layers: Layers, _resolved: Resolved, _stop: CancellationToken) -> anyhow::Result<()> {
-    anyhow::bail!("the agent is not part of this build")
 }

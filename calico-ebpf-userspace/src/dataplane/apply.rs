@@ -1,0 +1,526 @@
+//! Makes the kernel enforce what was calculated.
+//!
+//! Order: programs on every tap, then the policy table, then settings, neighbours and routes: an endpoint opens last.
+//! What could not be written is told, retried, and does not hold up the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use calico_ebpf_common::maps::PROGRAM_READ_CLOCK;
+use ipnet::IpNet;
+
+use super::assignments::Assignments;
+use super::flows::{highest_generation, read_clock, ticks_per_second};
+use super::interfaces::{Interface, Interfaces, WorkloadNames};
+use super::links::{AttachMode, Finding, Links, OldLinks};
+use super::neighbors::{self, NeighborTable};
+use super::pins::Pins;
+use super::policy_map::PolicyMap;
+use super::programs::Programs;
+use super::routes::{self, RouteTable, Routes};
+use super::state_file::StateFile;
+use super::sysctls::{Gate, Sysctls};
+use super::taps::Taps;
+use super::{host_addresses, interfaces};
+use crate::calc::effective::{EffectiveEndpoint, EffectiveState};
+use crate::compile::input::{HostFacts, HostInterface, TableInput};
+use crate::compile::rule_ids::RuleIds;
+use crate::compile::table::{self, BuiltTable};
+use crate::config::values::Config;
+use crate::model::name::ResourceKey;
+use crate::model::resource::MacAddress;
+
+/// The agent gives up when it could not write a policy table for this long.
+const POLICY_WRITE_LIMIT: Duration = Duration::from_secs(60);
+
+/// A part of the kernel that is to be read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Interfaces,
+    HostAddresses,
+    /// Programs on taps.
+    Links,
+    Settings,
+    /// Routes and neighbours.
+    Routes,
+}
+
+impl Part {
+    /// Every part.
+    pub const ALL: [Self; 5] = [
+        Self::Interfaces,
+        Self::HostAddresses,
+        Self::Links,
+        Self::Settings,
+        Self::Routes,
+    ];
+}
+
+/// What a pass left behind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What could not be written, for people.
+    pub dirty: Vec<String>,
+    /// When something that was left for later may be looked at.
+    pub again_at: Option<Instant>,
+}
+
+/// The version of the policy table that packets are judged by.
+#[derive(Debug)]
+pub struct InForce {
+    pub state: Arc<EffectiveState>,
+    pub host: HostFacts,
+    pub table: BuiltTable,
+    pub epoch: u32,
+}
+
+/// The kernel state of this host and everything needed to change it.
+#[derive(Debug)]
+pub struct Dataplane {
+    config: Config,
+    names: WorkloadNames,
+    netlink: rtnetlink::Handle,
+    programs: Programs,
+    policy: PolicyMap,
+    links: Links,
+    /// Until the first version of this run's table is in force, links of an earlier run keep their programs.
+    old_links: OldLinks,
+    sysctls: Sysctls,
+    routes: Routes,
+    state: StateFile,
+    rule_ids: RuleIds,
+    pub(super) assignments: Assignments,
+    pub(super) interfaces: Interfaces,
+    host_addresses: BTreeSet<IpAddr>,
+    pub(super) taps: Taps,
+    pub(super) in_force: Option<InForce>,
+    /// What the kernel has, when the last pass left nothing undone.
+    wanted_routes: Option<(RouteTable, NeighborTable)>,
+    /// Trouble of single endpoints.
+    pub(super) trouble: BTreeMap<ResourceKey, String>,
+    policy_fails_since: Option<Instant>,
+    /// How often ours had to be moved back to the head of a tap's chain.
+    pub moved_to_head: u64,
+    ticks_per_second: u64,
+}
+
+impl Dataplane {
+    /// Loads the programs and reads what an earlier run left. Changes nothing that is in force.
+    ///
+    /// # Errors
+    /// When the kernel lacks something, or the pin directory cannot be used.
+    pub fn start(config: &Config, netlink: rtnetlink::Handle) -> anyhow::Result<Self> {
+        let mut state = StateFile::read(&config.run_dir).context("cannot read the state of the last run")?;
+        let pins = Pins::below(&config.bpf_pin_dir);
+        pins.prepare(&mut state)?;
+        let programs = Programs::load(config, &pins)?;
+        let policy = programs.map_policy()?;
+        let last_generation = highest_generation(&pins)?.max(state.state.generation);
+        let links = Links::new(AttachMode::of_this_kernel(), &pins, netlink.clone());
+        tracing::info!(mode = ?links.mode(), last_generation, "programs loaded");
+        Ok(Self {
+            names: WorkloadNames::new(&config.interface_prefixes, &config.interface_exclude),
+            config: config.clone(),
+            netlink,
+            programs,
+            policy,
+            links,
+            old_links: OldLinks::Keep,
+            sysctls: Sysctls::default(),
+            routes: Routes::default(),
+            state,
+            rule_ids: RuleIds::new(),
+            assignments: Assignments {
+                last_generation,
+                ..Assignments::default()
+            },
+            interfaces: Interfaces::new(),
+            host_addresses: BTreeSet::new(),
+            taps: Taps::default(),
+            in_force: None,
+            wanted_routes: None,
+            trouble: BTreeMap::new(),
+            policy_fails_since: None,
+            moved_to_head: 0,
+            ticks_per_second: ticks_per_second()?,
+        })
+    }
+
+    /// Makes the kernel enforce `desired`, after reading `parts` of it again.
+    ///
+    /// # Errors
+    /// When going on makes no sense: netlink does not answer, or no policy table could be written for a long time.
+    pub async fn reconcile(
+        &mut self,
+        desired: &Arc<EffectiveState>,
+        parts: &BTreeSet<Part>,
+    ) -> anyhow::Result<Outcome> {
+        let mut outcome = Outcome::default();
+        self.trouble.clear();
+        self.read_back(parts).await?;
+        if parts.contains(&Part::Interfaces) || parts.contains(&Part::Links) {
+            self.attach(&mut outcome).await?;
+        }
+        self.put_table_in_force(desired, &mut outcome).await?;
+        if self.in_force.is_some() {
+            self.write_settings(parts, &mut outcome);
+            self.write_routes(parts, &mut outcome).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Returns whether somebody has changed the host's settings.
+    pub fn settings_have_drifted(&self) -> bool {
+        self.in_force.is_some() && self.sysctls.host_has_drifted(&self.config)
+    }
+
+    /// Returns whether the interface with this number is a workload's.
+    pub fn is_tap(&self, ifindex: u32) -> bool {
+        self.interfaces
+            .get(&ifindex)
+            .is_some_and(|interface| self.names.matches(&interface.name))
+    }
+
+    /// Returns the version of the policy table in force; 0 before the first of this run.
+    pub fn epoch(&self) -> u32 {
+        self.in_force.as_ref().map_or(0, |in_force| in_force.epoch)
+    }
+
+    /// Gives the loaded programs to what reads their log records.
+    pub fn programs_mut(&mut self) -> &mut Programs {
+        &mut self.programs
+    }
+
+    async fn read_back(&mut self, parts: &BTreeSet<Part>) -> anyhow::Result<()> {
+        if parts.contains(&Part::Interfaces) {
+            self.interfaces = interfaces::read_back(&self.netlink)
+                .await
+                .context("cannot read the interfaces")?;
+            self.taps.retain(&self.interfaces);
+        }
+        if parts.contains(&Part::HostAddresses) {
+            self.host_addresses = host_addresses::read_back(&self.netlink)
+                .await
+                .context("cannot read the addresses")?;
+        }
+        Ok(())
+    }
+
+    fn workload_interfaces(&self) -> Vec<Interface> {
+        self.interfaces
+            .values()
+            .filter(|interface| self.names.matches(&interface.name))
+            .cloned()
+            .collect()
+    }
+
+    /// Puts programs on every tap, endpoint or not: what is nobody's gets nowhere.
+    async fn attach(&mut self, outcome: &mut Outcome) -> anyhow::Result<()> {
+        let live: BTreeSet<u32> = self.interfaces.keys().copied().collect();
+        match self.links.remove_dead(&live) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "links of vanished taps removed"),
+            Err(error) => outcome.dirty.push(format!("links: {error}")),
+        }
+        let loose_until = self.loose_until()?;
+        for tap in self.workload_interfaces() {
+            match self
+                .links
+                .ensure(&tap, &mut self.programs, self.old_links, &mut self.state)
+                .await
+            {
+                Ok(finding) => {
+                    self.tell_finding(&tap, finding);
+                    self.taps
+                        .note_attached(tap.ifindex, &tap.name, finding, loose_until);
+                }
+                Err(error) => {
+                    tracing::error!(interface = %tap.name, error = format!("{error:#}"), "tap without programs");
+                    outcome.dirty.push(format!("{}: {error:#}", tap.name));
+                    self.taps.note_detached(tap.ifindex, &tap.name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_finding(&mut self, tap: &Interface, finding: Finding) {
+        let (interface, ifindex) = (&tap.name, tap.ifindex);
+        match finding {
+            Finding::InPlace => {}
+            Finding::Attached => tracing::info!(%interface, ifindex, "programs attached"),
+            Finding::Updated => tracing::info!(%interface, ifindex, "programs of an earlier run replaced"),
+            Finding::MovedToHead => {
+                self.moved_to_head += 1;
+                tracing::warn!(%interface, ifindex, "a foreign program stood before ours: ours is at the head again");
+            }
+        }
+    }
+
+    fn loose_until(&mut self) -> anyhow::Result<u64> {
+        let now = read_clock(self.programs.program(PROGRAM_READ_CLOCK)?)?.jiffies;
+        Ok(now + self.config.bpf_mid_stream_grace.as_secs() * self.ticks_per_second)
+    }
+
+    fn host_facts(&self) -> HostFacts {
+        let taps = self
+            .interfaces
+            .values()
+            .filter(|interface| self.names.matches(&interface.name));
+        let interfaces = taps
+            .map(|interface| {
+                let tap = self.taps.get(interface.ifindex).filter(|tap| tap.attached);
+                let fact = HostInterface {
+                    ifindex: tap.map_or(0, |_| interface.ifindex),
+                    mac: interface.mac.unwrap_or(MacAddress([0; 6])),
+                    loose_until: tap.map_or(0, |tap| tap.loose_until),
+                };
+                (interface.name.clone(), fact)
+            })
+            .collect();
+        HostFacts {
+            interfaces,
+            host_addresses: self.host_addresses.clone(),
+        }
+    }
+
+    async fn put_table_in_force(
+        &mut self,
+        desired: &Arc<EffectiveState>,
+        outcome: &mut Outcome,
+    ) -> anyhow::Result<()> {
+        let host = self.host_facts();
+        let unchanged = self.in_force.as_ref().is_some_and(|in_force| {
+            in_force.host == host && (Arc::ptr_eq(&in_force.state, desired) || in_force.state == *desired)
+        });
+        if unchanged {
+            return Ok(());
+        }
+        match self.write_version(desired, host) {
+            Ok(()) => self.policy_fails_since = None,
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "policy table not written, the last one stays in force"
+                );
+                outcome.dirty.push(format!("policy table: {error:#}"));
+                let is_input = error.downcast_ref::<table::TableError>().is_some();
+                let since = *self.policy_fails_since.get_or_insert_with(Instant::now);
+                anyhow::ensure!(
+                    is_input || since.elapsed() < POLICY_WRITE_LIMIT,
+                    error.context("no policy table could be written for a minute")
+                );
+                return Ok(());
+            }
+        }
+        if self.old_links == OldLinks::Keep {
+            self.take_over(outcome).await?;
+        }
+        Ok(())
+    }
+
+    fn write_version(&mut self, desired: &Arc<EffectiveState>, host: HostFacts) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let mut assignments = self.assignments.clone();
+        assignments.assign_slots(desired, &self.state.state.slots);
+        let before = self
+            .in_force
+            .as_ref()
+            .map(|in_force| (&*in_force.state, &in_force.host));
+        assignments.assign_generations(before, (desired, &host))?;
+        let epoch = self.state.state.epoch.checked_add(1).unwrap_or(1);
+        let input = TableInput {
+            state: desired,
+            host: &host,
+            generations: &assignments.generations,
+            slots: &assignments.slots,
+            epoch,
+            base_line: self.policy.base_line(),
+            max_lines: self.policy.max_lines(),
+        };
+        let mut table = table::build(&input, &mut self.rule_ids)?;
+        self.programs
+            .zero_rules(&table.new_rules)
+            .context("cannot zero rule counters")?;
+        // Remembered first: a number must not be given twice, whatever happens next.
+        let state = &mut self.state.state;
+        state.generation = assignments.last_generation;
+        state.epoch = epoch;
+        state.slots = assignments
+            .slots
+            .iter()
+            .map(|(key, slot)| (key.to_string(), *slot))
+            .collect();
+        self.state.save().context("cannot write the state file")?;
+        self.policy.put_in_force(&table.lines, input.base_line)?;
+        tracing::info!(
+            epoch,
+            endpoints = desired.endpoints.len(),
+            lines = table.lines.len(),
+            milliseconds = started.elapsed().as_millis(),
+            "policy table in force"
+        );
+        for (key, problem) in &table.endpoint_problems {
+            tracing::warn!(endpoint = %key, problem, "endpoint is not served in full");
+        }
+        for set in &table.over_budget {
+            tracing::error!(policy_set = set.policy_set, why = ?set.why, "policy set is too large and denies everything");
+        }
+        table.lines = Vec::new();
+        self.assignments = assignments;
+        self.in_force = Some(InForce {
+            state: Arc::clone(desired),
+            host,
+            table,
+            epoch,
+        });
+        Ok(())
+    }
+
+    /// The first version of this run is in force for the new programs: now links of an earlier run change to them.
+    async fn take_over(&mut self, outcome: &mut Outcome) -> anyhow::Result<()> {
+        self.programs.pin_over_old()?;
+        self.old_links = OldLinks::Update;
+        self.attach(outcome).await
+    }
+
+    fn write_settings(&mut self, parts: &BTreeSet<Part>, outcome: &mut Outcome) {
+        let again = parts.contains(&Part::Settings);
+        if again {
+            let written =
+                self.sysctls
+                    .apply_host(&self.config, &self.interfaces, &self.names, &mut self.state);
+            match written {
+                Ok(written) if written.is_empty() => {}
+                Ok(written) => tracing::info!(settings = ?written, "settings of the host written"),
+                Err(error) => outcome.dirty.push(format!("settings of the host: {error}")),
+            }
+        }
+        if let Err(error) = self
+            .sysctls
+            .apply_new_interfaces(&self.interfaces, &self.names, &mut self.state)
+        {
+            outcome.dirty.push(format!("settings of new interfaces: {error}"));
+        }
+        let endpoints = self.endpoints_by_interface();
+        for tap in self.workload_interfaces() {
+            let gate = self.gate_of(&tap, &endpoints);
+            if !again
+                && self
+                    .taps
+                    .get(tap.ifindex)
+                    .is_some_and(|known| known.gate == Some(gate))
+            {
+                continue;
+            }
+            match self.sysctls.apply_tap(&self.config, &tap, gate, &mut self.state) {
+                Ok(()) => self.taps.note_gate(tap.ifindex, Some(gate)),
+                Err(error) => {
+                    outcome.dirty.push(format!("settings of {}: {error}", tap.name));
+                    self.taps.note_gate(tap.ifindex, None);
+                    if let Some((key, _)) = endpoints.get(&tap.name) {
+                        self.trouble
+                            .insert(key.clone(), format!("settings not written: {error}"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn gate_of(
+        &self,
+        tap: &Interface,
+        endpoints: &BTreeMap<String, (ResourceKey, EffectiveEndpoint)>,
+    ) -> Gate {
+        let attached = self.taps.get(tap.ifindex).is_some_and(|known| known.attached);
+        match endpoints.get(&tap.name) {
+            Some((_, endpoint)) if attached => {
+                let spoofs = !endpoint.allow_spoofed_source_prefixes.is_empty();
+                if self.config.workload_source_spoofing && spoofs {
+                    Gate::OpenToSpoofing
+                } else {
+                    Gate::Open
+                }
+            }
+            _ => Gate::Closed,
+        }
+    }
+
+    /// Returns the endpoints of the table in force by the name of their interface.
+    fn endpoints_by_interface(&self) -> BTreeMap<String, (ResourceKey, EffectiveEndpoint)> {
+        let Some(in_force) = &self.in_force else {
+            return BTreeMap::new();
+        };
+        let placed = in_force
+            .state
+            .endpoints
+            .iter()
+            .filter(|(key, _)| in_force.table.endpoint_sets.contains_key(*key));
+        placed
+            .map(|(key, endpoint)| (endpoint.interface_name.clone(), (key.clone(), endpoint.clone())))
+            .collect()
+    }
+
+    async fn write_routes(&mut self, parts: &BTreeSet<Part>, outcome: &mut Outcome) -> anyhow::Result<()> {
+        let wanted = self.desired_routes();
+        if !parts.contains(&Part::Routes) && self.wanted_routes.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        let taps: BTreeSet<u32> = self
+            .workload_interfaces()
+            .iter()
+            .map(|interface| interface.ifindex)
+            .collect();
+        let neighbors = neighbors::reconcile(&self.netlink, &taps, &wanted.1).await;
+        let mut dirty = neighbors.context("cannot read the neighbours")?;
+        let unfinished = self
+            .routes
+            .reconcile(&self.netlink, &self.config, &taps, &wanted.0, Instant::now())
+            .await
+            .context("cannot read the routes")?;
+        dirty.extend(unfinished.dirty);
+        outcome.again_at = unfinished.again_at;
+        self.wanted_routes = (dirty.is_empty() && outcome.again_at.is_none()).then_some(wanted);
+        for trouble in &dirty {
+            tracing::warn!(trouble, "not written, retried");
+        }
+        outcome.dirty.extend(dirty);
+        Ok(())
+    }
+
+    /// Returns routes and neighbours of every endpoint that is open.
+    fn desired_routes(&self) -> (RouteTable, NeighborTable) {
+        let endpoints = self.endpoints_by_interface();
+        let mut prefixes: Vec<(IpNet, u32)> = Vec::new();
+        let mut macs = BTreeMap::new();
+        for tap in self.interfaces.values().filter(|interface| interface.up) {
+            let Some((_, endpoint)) = endpoints.get(&tap.name) else {
+                continue;
+            };
+            let gate = self.taps.get(tap.ifindex).and_then(|known| known.gate);
+            if !matches!(gate, Some(Gate::Open | Gate::OpenToSpoofing)) {
+                continue;
+            }
+            let external = endpoint.ip_nats.iter().map(|nat| IpNet::from(nat.external));
+            let all = endpoint.ip_networks.iter().copied().chain(external);
+            let served = all.filter(|net| self.config.ipv6_support || net.addr().is_ipv4());
+            prefixes.extend(served.map(|net| (net, tap.ifindex)));
+            macs.insert(tap.ifindex, endpoint.mac);
+        }
+        let routes = routes::desired_routes(&self.config, prefixes);
+        let neighbors = routes
+            .keys()
+            .filter_map(|key| match key.prefix {
+                IpNet::V4(prefix) if prefix.prefix_len() == 32 => {
+                    let mac = macs.get(&key.ifindex).copied().flatten()?;
+                    Some(((key.ifindex, prefix.addr()), mac))
+                }
+                _ => None,
+            })
+            .collect();
+        (routes, neighbors)
+    }
+}

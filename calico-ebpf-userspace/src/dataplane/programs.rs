@@ -1,0 +1,335 @@
+//! The programs in the kernel and the maps they share.
+//!
+//! Each run loads its own programs with a new policy table. Conntrack and counters are taken over from the last run
+//! if their layout is the same. Pins of the last run stay until [`Programs::pin_over_old`]: until then its links and
+//! tables are in force.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+use aya::maps::{Map, MapData, MapInfo, PerCpuArray, PerCpuValues};
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::util::nr_cpus;
+use aya::{Ebpf, EbpfLoader};
+use calico_ebpf_common::maps::{self, Counter, settings};
+
+use super::object::OBJECT;
+use super::pins::{Pins, replace_pin};
+use super::policy_map::PolicyMap;
+use crate::config::values::{Config, EndpointToHostAction};
+
+/// Every map that is pinned.
+const PINNED_MAPS: [&str; 6] = [
+    maps::POLICY,
+    maps::ACTIVE,
+    maps::FLOWS4,
+    maps::FLOWS6,
+    maps::COUNTERS,
+    maps::RULES,
+];
+/// Maps that are taken over from the last run: flows and counts must not be lost. Rule counters begin anew, because
+/// their numbers belong to one run.
+const ADOPTED_MAPS: [&str; 3] = [maps::FLOWS4, maps::FLOWS6, maps::COUNTERS];
+/// Every program that is pinned.
+const PROGRAMS: [&str; 4] = [
+    maps::PROGRAM_FROM_WORKLOAD,
+    maps::PROGRAM_TO_WORKLOAD,
+    maps::PROGRAM_EXPIRE_FLOWS,
+    maps::PROGRAM_READ_CLOCK,
+];
+
+/// The loaded programs.
+#[derive(Debug)]
+pub struct Programs {
+    first: Ebpf,
+    /// The same programs once more: the kernel takes a program only once on each hook, so a link that must move to
+    /// the head while the old one stays needs another.
+    second: Option<Ebpf>,
+    settings: Settings,
+    sizes: BTreeMap<&'static str, u32>,
+    pins: Pins,
+}
+
+impl Programs {
+    /// Loads the programs for `config`. Nothing that is in force changes.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map or a program.
+    pub fn load(config: &Config, pins: &Pins) -> anyhow::Result<Self> {
+        let sizes = BTreeMap::from([
+            (maps::POLICY, config.bpf_policy_table_lines),
+            (maps::FLOWS4, config.bpf_map_size_conntrack),
+            (maps::FLOWS6, config.bpf_map_size_conntrack),
+        ]);
+        let adopted = adoptable(OBJECT, &sizes, pins)?;
+        let settings = Settings::of(config);
+        let first = load_object(&settings, &sizes, |name| {
+            adopted.contains(name).then(|| pins.map(name))
+        })?;
+        Ok(Self {
+            first,
+            second: None,
+            settings,
+            sizes,
+            pins: pins.clone(),
+        })
+    }
+
+    /// Maps the policy table into this process.
+    ///
+    /// # Errors
+    /// When a map is missing in the object or cannot be mapped.
+    pub fn map_policy(&self) -> anyhow::Result<PolicyMap> {
+        let policy = map_data(&self.first, maps::POLICY)?;
+        let lines = policy.info()?.max_entries();
+        Ok(PolicyMap::map(
+            policy,
+            map_data(&self.first, maps::ACTIVE)?,
+            lines,
+        )?)
+    }
+
+    /// Returns the program called `name` and its number in the kernel.
+    ///
+    /// # Errors
+    /// When it is not in the object.
+    pub fn program(&mut self, name: &str) -> anyhow::Result<&mut SchedClassifier> {
+        classifier(&mut self.first, name)
+    }
+
+    /// Returns the second instance of the program called `name`, loading it on the first call. Only for use after
+    /// [`Self::pin_over_old`].
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn second_program(&mut self, name: &str) -> anyhow::Result<&mut SchedClassifier> {
+        if self.second.is_none() {
+            let pins = &self.pins;
+            self.second = Some(load_object(&self.settings, &self.sizes, |name| {
+                Some(pins.map(name))
+            })?);
+        }
+        let second = self.second.as_mut().context("second instance is loaded")?;
+        classifier(second, name)
+    }
+
+    /// Returns the kernel's numbers of both instances of the program called `name`.
+    ///
+    /// # Errors
+    /// When it is not in the object.
+    pub fn program_ids(&mut self, name: &str) -> anyhow::Result<BTreeSet<u32>> {
+        let mut ids = BTreeSet::from([classifier(&mut self.first, name)?.info()?.id()]);
+        if let Some(second) = &mut self.second {
+            ids.insert(classifier(second, name)?.info()?.id());
+        }
+        Ok(ids)
+    }
+
+    /// Pins programs and maps over those of the last run.
+    ///
+    /// # Errors
+    /// When a pin cannot be made; those before it are made.
+    pub fn pin_over_old(&mut self) -> anyhow::Result<()> {
+        for name in PINNED_MAPS {
+            let map = map_data(&self.first, name)?;
+            let path = self.pins.map(name);
+            if MapInfo::from_pin(&path).is_ok_and(|old| map.info().is_ok_and(|new| old.id() == new.id())) {
+                continue;
+            }
+            replace_pin(&path, |path| Ok(map.pin(path)?))
+                .with_context(|| format!("cannot pin map {name}"))?;
+        }
+        for name in PROGRAMS {
+            let path = self.pins.program(name);
+            let program = classifier(&mut self.first, name)?;
+            replace_pin(&path, |path| Ok(program.pin(path)?))
+                .with_context(|| format!("cannot pin program {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Sets rule counters to zero.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn zero_rules(&mut self, numbers: &[u32]) -> anyhow::Result<()> {
+        let rules = self
+            .first
+            .map_mut(maps::RULES)
+            .context("the eBPF object has no rule counters")?;
+        let mut rules: PerCpuArray<_, Counter> = rules.try_into()?;
+        let cpus = nr_cpus().map_err(|(_, error)| error)?;
+        for number in numbers {
+            let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus])?;
+            rules.set(*number, zeros, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the loaded object to what reads the programs' log records.
+    pub fn object_mut(&mut self) -> &mut Ebpf {
+        &mut self.first
+    }
+}
+
+/// Returns the pinned program called `name`.
+///
+/// # Errors
+/// When nothing, or something else, is pinned there.
+pub fn pinned_program(pins: &Pins, name: &str) -> anyhow::Result<SchedClassifier> {
+    SchedClassifier::from_pin(pins.program(name)).with_context(|| format!("program {name} is not pinned"))
+}
+
+/// Values of the programs' globals.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Settings(Vec<(&'static str, u32)>);
+
+impl Settings {
+    fn of(config: &Config) -> Self {
+        let to_host_accept = match config.default_endpoint_to_host_action {
+            EndpointToHostAction::Drop => 0,
+            EndpointToHostAction::Return | EndpointToHostAction::Accept => 1,
+        };
+        Self(vec![
+            (settings::MARK, config.bpf_judged_mark),
+            (settings::ENDPOINT_TO_HOST_ACCEPT, to_host_accept),
+            (settings::IPV6, u32::from(config.ipv6_support)),
+            (settings::OPENSTACK, 1),
+            (
+                settings::ALLOW_VXLAN,
+                u32::from(config.allow_vxlan_from_workloads),
+            ),
+            (settings::ALLOW_IPIP, u32::from(config.allow_ipip_from_workloads)),
+            (settings::DRY_RUN, 0),
+            (settings::DEBUG_LOG, u32::from(config.bpf_log)),
+        ])
+    }
+}
+
+fn load_object(
+    settings: &Settings,
+    sizes: &BTreeMap<&'static str, u32>,
+    pin_of: impl Fn(&str) -> Option<std::path::PathBuf>,
+) -> anyhow::Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    for (name, value) in &settings.0 {
+        loader.override_global(name, value, true);
+    }
+    for (name, size) in sizes {
+        loader.map_max_entries(name, *size);
+    }
+    for name in PINNED_MAPS {
+        if let Some(path) = pin_of(name) {
+            loader.map_pin_path(name, path);
+        }
+    }
+    let mut object = loader.load(OBJECT).context("cannot load the eBPF object")?;
+    for name in PROGRAMS {
+        classifier(&mut object, name)?
+            .load()
+            .map_err(|error| refused(&error))
+            .with_context(|| format!("the kernel refuses program {name}"))?;
+    }
+    Ok(object)
+}
+
+/// Lines of the verifier's log that are shown: the last ones say why.
+const VERIFIER_LINES: usize = 12;
+
+fn refused(error: &ProgramError) -> anyhow::Error {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return anyhow!("{error}");
+    };
+    let log = verifier_log.to_string();
+    let lines: Vec<&str> = log.lines().collect();
+    anyhow!(
+        "{io_error}\n{}",
+        lines[lines.len().saturating_sub(VERIFIER_LINES)..].join("\n")
+    )
+}
+
+fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
+    let program = object
+        .program_mut(name)
+        .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+fn map_data<'a>(object: &'a Ebpf, name: &str) -> anyhow::Result<&'a MapData> {
+    match object.map(name) {
+        Some(Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::LruHashMap(data)) => {
+            Ok(data)
+        }
+        Some(other) => Err(anyhow!("map {name} is of another type: {other:?}")),
+        None => Err(anyhow!("the eBPF object has no map {name}")),
+    }
+}
+
+/// What must be equal for a map to be taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
+
+/// Returns the maps of the last run that this run takes over.
+fn adoptable(
+    object: &[u8],
+    sizes: &BTreeMap<&'static str, u32>,
+    pins: &Pins,
+) -> anyhow::Result<BTreeSet<&'static str>> {
+    let object = aya_obj::Object::parse(object).context("cannot parse the eBPF object")?;
+    let mut adopted = BTreeSet::new();
+    for name in ADOPTED_MAPS {
+        let map = object
+            .maps
+            .get(name)
+            .ok_or_else(|| anyhow!("the eBPF object has no map {name}"))?;
+        let wanted = Layout {
+            map_type: map.map_type(),
+            key_size: map.key_size(),
+            value_size: map.value_size(),
+            max_entries: sizes.get(name).copied().unwrap_or(map.max_entries()),
+            flags: map.map_flags(),
+        };
+        match pinned_layout(&pins.map(name))? {
+            Some(found) if found == wanted => {
+                adopted.insert(name);
+            }
+            Some(found) => {
+                tracing::warn!(
+                    map = name,
+                    ?found,
+                    ?wanted,
+                    "map of the last run has another layout, begins anew"
+                );
+            }
+            None => {}
+        }
+    }
+    Ok(adopted)
+}
+
+fn pinned_layout(path: &Path) -> anyhow::Result<Option<Layout>> {
+    let info = match super::bpf_syscall::open_pinned(path) {
+        Ok(map) => MapData::from_fd(map)?.info()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+    };
+    Ok(Some(Layout {
+        map_type: info.map_type()? as u32,
+        key_size: info.key_size(),
+        value_size: info.value_size(),
+        max_entries: info.max_entries(),
+        flags: info.map_flags(),
+    }))
+}
