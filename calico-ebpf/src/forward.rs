@@ -14,16 +14,10 @@ use crate::skb::Skb;
 /// A TC verdict of a packet that may go on.
 pub(crate) type Action = i32;
 
-/// Hands the packet to the host stack as judged: it is not judged again on its way out of the host.
+/// Hands the packet to the next program and the host stack as it is. It bears no mark: should the stack route it to a
+/// workload after all (an address pair that is a prefix), that workload's ingress policy is still to be judged.
 #[inline(always)]
 pub(crate) fn to_stack(skb: &Skb, reason: PassReason) -> Action {
-    skb.set_mark(skb.mark() | settings::judged_mark());
-    unjudged(skb, reason)
-}
-
-/// Hands the packet to the next program and the stack as it is.
-#[inline(always)]
-pub(crate) fn unjudged(skb: &Skb, reason: PassReason) -> Action {
     counters::count_pass(skb, reason);
     TC_ACT_UNSPEC as Action
 }

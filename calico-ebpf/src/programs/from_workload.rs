@@ -156,7 +156,7 @@ fn try_unsettled<F: Family>(skb: &Skb, no_flow: bool) -> Result<Action, DropReas
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
     }
     if host::has_dhcp_client_ports(&packet) && host::is_dhcp_to_host(&tables, endpoint, &sender.ethernet, &packet)? {
-        return Ok(forward::unjudged(skb, PassReason::Dhcp));
+        return Ok(forward::to_stack(skb, PassReason::Dhcp));
     }
     judge_packet(skb, &tables, &sender, &packet, no_flow)
 }
@@ -190,7 +190,7 @@ fn judge_packet<F: Family>(
     let peer = End::of_address(tables, peer_entry);
     if meaning != Meaning::Continues {
         if peer.slot == SLOT_HOST && host::is_always_allowed(packet) {
-            return Ok(forward::unjudged(skb, PassReason::Host));
+            return Ok(forward::to_stack(skb, PassReason::Host));
         }
         check_opens(packet, me, peer)?;
     }
@@ -236,7 +236,7 @@ fn neighbor<F: Family>(
     if !F::stays_on_link(packet.destination) && F::address_entry(tables, packet.destination)?.slot != SLOT_HOST {
         return Err(DropReason::NeighborSender);
     }
-    Ok(forward::unjudged(skb, PassReason::Neighbor))
+    Ok(forward::to_stack(skb, PassReason::Neighbor))
 }
 
 /// An ICMP error about a packet that the workload received: to whoever sent that packet.
@@ -273,5 +273,5 @@ fn try_arp(skb: &Skb) -> Result<Action, DropReason> {
     let (_, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
     let ethernet: Ethernet = skb.load(0)?;
     antispoof::check_arp(skb, endpoint, &ethernet)?;
-    Ok(forward::unjudged(skb, PassReason::Neighbor))
+    Ok(forward::to_stack(skb, PassReason::Neighbor))
 }

@@ -76,7 +76,7 @@ fn from_host(skb: &Skb, receiver: &Receiver<'_>) -> Result<Action, DropReason> {
             }
         }
     }
-    Ok(forward::unjudged(skb, PassReason::FromHost))
+    Ok(forward::to_stack(skb, PassReason::FromHost))
 }
 
 /// Keeps the flow of a packet that the host sends. Returns 0.
@@ -130,7 +130,7 @@ fn from_remote<F: Family>(skb: &Skb, receiver: &Receiver<'_>) -> Result<Action, 
         && place.destination_generation == receiver.endpoint.generation;
     if current && !conntrack::is_syn(&packet) {
         seen.touch(&flow, &packet, place.original);
-        return Ok(forward::unjudged(skb, PassReason::FromRemote));
+        return Ok(forward::to_stack(skb, PassReason::FromRemote));
     }
     Ok(unsettled::<F>(skb.raw(), 0))
 }
@@ -157,7 +157,7 @@ fn try_unsettled<F: Family>(skb: &Skb, no_flow: bool) -> Result<Action, DropReas
         if place.source_slot != receiver.slot {
             return Err(DropReason::IcmpUnrelated);
         }
-        return Ok(forward::unjudged(skb, PassReason::FromRemote));
+        return Ok(forward::to_stack(skb, PassReason::FromRemote));
     }
     judge_packet(skb, &tables, &receiver, &packet, no_flow)
 }
@@ -208,5 +208,5 @@ fn judge_packet<F: Family>(
         Meaning::Aside => true,
     };
     let reason = if room { PassReason::FromRemote } else { PassReason::Untracked };
-    Ok(forward::unjudged(skb, reason))
+    Ok(forward::to_stack(skb, reason))
 }
