@@ -4,6 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::branchless::{is_below, is_equal, sign};
 use crate::endpoint::{SLOT_NONE, Slot};
 use crate::line::Lines;
 use crate::root::Root;
@@ -21,7 +22,8 @@ pub struct AddressEntry {
     pub slot: Slot,
 }
 
-/// Eight IPv4 addresses in the host's byte order.
+/// Eight IPv4 addresses in the host's byte order. Unused entries are zero; an address is in a bucket once at most, and
+/// 0.0.0.0 and :: never, so that all keys can be compared at once.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Bucket4 {
@@ -74,12 +76,15 @@ pub fn exact4<L: Lines + ?Sized>(lines: &L, root: &Root, address: u32) -> Option
 #[inline(always)]
 fn in_bucket4<L: Lines + ?Sized>(lines: &L, root: &Root, hash: u32, address: u32) -> Option<AddressEntry> {
     let bucket: &Bucket4 = lines.line(root.exact4.wrapping_add(hash & root.exact4_mask))?.read_as();
-    for index in 0..8 {
-        if bucket.keys[index] == address && bucket.classes[index] != CLASS_NONE {
-            return Some(AddressEntry { class: bucket.classes[index], slot: bucket.slots[index] });
-        }
+    let mut place = 0;
+    for (index, key) in bucket.keys.iter().enumerate() {
+        place |= (index as u64 + 1) * is_equal(u64::from(*key), u64::from(address));
     }
-    None
+    let index = place.wrapping_sub(1) as usize & 7;
+    if place == 0 || bucket.classes[index] == CLASS_NONE {
+        return None;
+    }
+    Some(AddressEntry { class: bucket.classes[index], slot: bucket.slots[index] })
 }
 
 /// Returns the entry of an IPv6 address in the exact table.
@@ -100,12 +105,15 @@ fn in_bucket6<L: Lines + ?Sized>(
     address: [u64; 2],
 ) -> Option<AddressEntry> {
     let bucket: &Bucket6 = lines.line(root.exact6.wrapping_add(hash & root.exact6_mask))?.read_as();
-    for index in 0..3 {
-        if bucket.keys[index] == address && bucket.classes[index] != CLASS_NONE {
-            return Some(AddressEntry { class: bucket.classes[index], slot: bucket.slots[index] });
-        }
+    let mut place = 0;
+    for (index, key) in bucket.keys.iter().enumerate() {
+        place |= (index as u64 + 1) * is_equal((key[0] ^ address[0]) | (key[1] ^ address[1]), 0);
     }
-    None
+    let index = place.wrapping_sub(1) as usize & 3;
+    if place == 0 || index > 2 || bucket.classes[index] == CLASS_NONE {
+        return None;
+    }
+    Some(AddressEntry { class: bucket.classes[index], slot: bucket.slots[index] })
 }
 
 /// Levels that a prefix tree may have: 16^6 interval starts for IPv4, 4^9 for IPv6.
@@ -147,7 +155,9 @@ pub fn prefix_class4<L: Lines + ?Sized>(lines: &L, tree: u32, address: u32) -> O
         let line = lines.line(tree.level_lines[level].wrapping_add(node))?;
         let mut count = 0_u32;
         for word in &line.words {
-            count += u32::from(*word <= address);
+            // Both are below 2^32: the difference with one more is negative just if the start is not above.
+            let above = u64::from(*word).wrapping_sub(u64::from(address) + 1);
+            count += sign(above) as u32;
         }
         if level as u32 + 1 >= tree.levels {
             let rank = (node.wrapping_mul(FANOUT4)).wrapping_add(count);
@@ -168,7 +178,9 @@ pub fn prefix_class6<L: Lines + ?Sized>(lines: &L, tree: u32, address: [u64; 2])
         let starts: &Starts6 = lines.line(tree.level_lines[level].wrapping_add(node))?.read_as();
         let mut count = 0_u32;
         for start in &starts.keys {
-            count += u32::from(start[0] < address[0] || (start[0] == address[0] && start[1] <= low));
+            let low_not_above = 1 ^ is_below(low, start[1]);
+            let below = is_below(start[0], address[0]) | (is_equal(start[0], address[0]) & low_not_above);
+            count += below as u32;
         }
         if level as u32 + 1 >= tree.levels {
             let rank = (node.wrapping_mul(FANOUT6)).wrapping_add(count);

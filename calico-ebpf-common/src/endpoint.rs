@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::branchless::is_equal;
 use crate::line::{Line, Lines};
 use crate::root::Root;
 
@@ -106,12 +107,15 @@ pub fn slot_of_interface<L: Lines + ?Sized>(lines: &L, root: &Root, ifindex: u32
         return SLOT_NONE;
     };
     let bucket: &InterfaceBucket = line.read_as();
-    for pair in &bucket.pairs {
-        if pair[0] == ifindex {
-            return pair[1] as Slot;
-        }
+    // Interface numbers are handed out one by one, so nearly every bucket has one.
+    if bucket.pairs[0][0] == ifindex {
+        return bucket.pairs[0][1] as Slot;
     }
-    SLOT_NONE
+    let mut slot = 0;
+    for pair in &bucket.pairs {
+        slot |= u64::from(pair[1]) * is_equal(u64::from(pair[0]), u64::from(ifindex));
+    }
+    slot as Slot
 }
 
 /// Returns the endpoint at `slot`, or `None` for no endpoint.

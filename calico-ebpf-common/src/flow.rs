@@ -6,7 +6,7 @@ use crate::endpoint::Slot;
 
 /// Key of the IPv4 conntrack map. Addresses and ports in network byte order; the side with the numerically lower
 /// (address, port) comes first, so that both directions find the same entry.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 pub struct FlowKey4 {
     pub low_address: [u8; 4],
@@ -19,7 +19,7 @@ pub struct FlowKey4 {
 crate::shared_type!(FlowKey4, 16);
 
 /// Key of the IPv6 conntrack map, as [`FlowKey4`].
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 pub struct FlowKey6 {
     pub low_address: [u8; 16],

@@ -18,6 +18,15 @@ pub const COUNTERS: &str = "CEBPF_COUNTERS";
 /// Per-CPU array of [`Counter`] by rule counter number.
 pub const RULES: &str = "CEBPF_RULES";
 
+/// Program array: what the attached programs leave to, by [`UNSETTLED_PROGRAMS`]. It must stay pinned: the kernel empties
+/// a program array when its last reference from user space goes.
+pub const UNSETTLED: &str = "CEBPF_UNSETTLED";
+/// Entries of [`UNSETTLED`].
+pub const UNSETTLED_ENTRIES: u32 = 6;
+/// The programs of [`UNSETTLED`] in order of their entries.
+pub const UNSETTLED_PROGRAMS: [&str; UNSETTLED_ENTRIES as usize] =
+    ["from_workload4", "from_workload6", "to_workload4", "to_workload6", "from_workload_neighbor", "from_workload_arp"];
+
 /// Entries of [`COUNTERS`].
 pub const COUNTER_ENTRIES: u32 = 128;
 /// First entry of the pass counters in [`COUNTERS`].

@@ -5,8 +5,8 @@ use calico_ebpf_common::verdict::DropReason;
 
 use crate::family::{Family, Scope, V4};
 use crate::packet::Packet;
-use crate::parse::ethernet::{ETHERNET_BYTES, Ethernet, is_group};
-use crate::skb::{Header, Skb};
+use crate::parse::ethernet::ETHERNET_BYTES;
+use crate::skb::{Mac, Skb, View};
 
 /// Returns the `SOURCE_*` flags of the packet's source, or the reason why it is refused.
 ///
@@ -15,14 +15,14 @@ use crate::skb::{Header, Skb};
 #[inline(always)]
 pub(crate) fn check_source<F: Family>(
     endpoint: &Endpoint,
-    ethernet: &Ethernet,
+    source: Mac,
     address: F::Address,
 ) -> Result<u32, DropReason> {
-    if is_group(ethernet.source) {
+    if source.is_group() {
         return Err(DropReason::SourceMac);
     }
     let flags = source_flags::<F>(endpoint, address);
-    if ethernet.source != endpoint.mac && flags & SOURCE_ANY_MAC == 0 {
+    if source != Mac::of(&endpoint.mac) && flags & SOURCE_ANY_MAC == 0 {
         return Err(DropReason::SourceMac);
     }
     if flags == 0 { Err(DropReason::SourceAddress) } else { Ok(flags) }
@@ -42,32 +42,20 @@ fn source_flags<F: Family>(endpoint: &Endpoint, address: F::Address) -> u32 {
 
 /// Returns the reason why a MAC that is not the port's own may not send.
 #[inline(always)]
-pub(crate) fn check_mac(endpoint: &Endpoint, ethernet: &Ethernet) -> Result<(), DropReason> {
-    if ethernet.source == endpoint.mac { Ok(()) } else { Err(DropReason::SourceMac) }
+pub(crate) fn check_mac(endpoint: &Endpoint, source: Mac) -> Result<(), DropReason> {
+    if source == Mac::of(&endpoint.mac) { Ok(()) } else { Err(DropReason::SourceMac) }
 }
 
-/// ARP for IPv4 over Ethernet, RFC 826.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Arp {
-    hardware: [u8; 2],
-    protocol: [u8; 2],
-    lengths: [u8; 2],
-    operation: [u8; 2],
-    sender_mac: [u8; 6],
-    sender_ip: [u8; 4],
-    target_mac: [u8; 6],
-    target_ip: [u8; 4],
-}
-// SAFETY: byte arrays accept every bit pattern.
-unsafe impl Header for Arp {}
+/// Bytes of ARP for IPv4 over Ethernet, RFC 826. Offsets: hardware, protocol and lengths 0 to 5, operation 6, sender MAC 8,
+/// sender IP 14.
+const ARP_BYTES: usize = 28;
 
-const ARP_REPLY: [u8; 2] = [0, 2];
+const ARP_REPLY: u16 = 2;
 
 #[inline(always)]
-fn load_arp(skb: &Skb) -> Result<Arp, DropReason> {
-    let arp: Arp = skb.load(ETHERNET_BYTES)?;
-    let ethernet_ipv4 = arp.hardware == [0, 1] && arp.protocol == [8, 0] && arp.lengths == [6, 4];
+fn view_arp(skb: &Skb) -> Result<View<ARP_BYTES>, DropReason> {
+    let arp = skb.view::<ARP_BYTES>(ETHERNET_BYTES)?;
+    let ethernet_ipv4 = arp.be32::<0>() == 0x0001_0800 && arp.be16::<4>() == 0x0604;
     if ethernet_ipv4 { Ok(arp) } else { Err(DropReason::Malformed) }
 }
 
@@ -76,17 +64,17 @@ fn load_arp(skb: &Skb) -> Result<Arp, DropReason> {
 pub(crate) fn check_arp(
     skb: &Skb,
     endpoint: &Endpoint,
-    ethernet: &Ethernet,
+    source: Mac,
 ) -> Result<(), DropReason> {
-    let arp = load_arp(skb)?;
-    if arp.sender_mac != ethernet.source {
+    let arp = view_arp(skb)?;
+    if arp.mac::<8>() != source {
         return Err(DropReason::ArpSender);
     }
-    let sender = u32::from_be_bytes(arp.sender_ip);
+    let sender = arp.be32::<14>();
     if sender == V4::UNSPECIFIED {
-        return check_mac(endpoint, ethernet);
+        return check_mac(endpoint, source);
     }
-    match check_source::<V4>(endpoint, ethernet, sender) {
+    match check_source::<V4>(endpoint, source, sender) {
         Ok(_) => Ok(()),
         Err(DropReason::SourceMac) => Err(DropReason::SourceMac),
         Err(_) => Err(DropReason::ArpSender),
@@ -97,9 +85,9 @@ pub(crate) fn check_arp(
 /// answer the guest's probe for its own address (RFC 5227) and the guest would give the address up.
 #[inline(always)]
 pub(crate) fn answers_for_own_address(skb: &Skb, endpoint: &Endpoint) -> bool {
-    let Ok(arp) = load_arp(skb) else { return false };
-    arp.operation == ARP_REPLY
-        && V4::source_flags(endpoint, u32::from_be_bytes(arp.sender_ip)) != 0
+    let Ok(arp) = view_arp(skb) else { return false };
+    arp.be16::<6>() == ARP_REPLY
+        && V4::source_flags(endpoint, arp.be32::<14>()) != 0
 }
 
 const ROUTER_ADVERTISEMENT: u16 = 134;
@@ -107,27 +95,11 @@ const NEIGHBOR_SOLICITATION: u16 = 135;
 const NEIGHBOR_ADVERTISEMENT: u16 = 136;
 const REDIRECT: u16 = 137;
 
-/// Neighbour solicitation and advertisement up to the options, RFC 4861 sections 4.3 and 4.4.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Neighbor {
-    icmp: [u8; 8],
-    target: [[u8; 8]; 2],
-}
-// SAFETY: byte arrays accept every bit pattern.
-unsafe impl Header for Neighbor {}
-
-/// Start of a link-layer address option, RFC 4861 section 4.6.1.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct LinkLayerOption {
-    kind: u8,
-    /// In units of eight bytes.
-    length: u8,
-    mac: [u8; 6],
-}
-// SAFETY: byte arrays accept every bit pattern.
-unsafe impl Header for LinkLayerOption {}
+/// Bytes of neighbour solicitation and advertisement up to the options, RFC 4861 sections 4.3 and 4.4. Offset: target 8.
+const NEIGHBOR_BYTES: usize = 24;
+/// Bytes of a link-layer address option, RFC 4861 section 4.6.1. Offsets: type 0, length in units of eight bytes 1,
+/// address 2.
+const OPTION_BYTES: usize = 8;
 
 /// Options that are looked through; more are refused.
 const MAX_OPTIONS: usize = 6;
@@ -137,7 +109,7 @@ const MAX_OPTIONS: usize = 6;
 pub(crate) fn check_neighbor<F: Family>(
     skb: &Skb,
     endpoint: &Endpoint,
-    ethernet: &Ethernet,
+    source: Mac,
     packet: &Packet<F>,
 ) -> Result<(), DropReason> {
     let kind = packet.class_value >> 8;
@@ -145,9 +117,9 @@ pub(crate) fn check_neighbor<F: Family>(
         return Err(DropReason::RouterAdvertisement);
     }
     if packet.source == F::UNSPECIFIED {
-        check_mac(endpoint, ethernet)?;
+        check_mac(endpoint, source)?;
     } else {
-        match check_source::<F>(endpoint, ethernet, packet.source) {
+        match check_source::<F>(endpoint, source, packet.source) {
             Ok(_) => {}
             Err(DropReason::SourceMac) => return Err(DropReason::SourceMac),
             Err(_) => return Err(DropReason::NeighborSender),
@@ -156,37 +128,37 @@ pub(crate) fn check_neighbor<F: Family>(
     if kind != NEIGHBOR_SOLICITATION && kind != NEIGHBOR_ADVERTISEMENT {
         return Ok(());
     }
-    if packet.hop_limit != 255 || packet.transport_bytes < size_of::<Neighbor>() {
+    if packet.hop_limit != 255 || packet.transport_bytes < NEIGHBOR_BYTES {
         return Err(DropReason::Malformed);
     }
-    let neighbor: Neighbor = skb.load(packet.transport_offset)?;
-    let target = F::from_halves(neighbor.target.map(u64::from_be_bytes));
+    let neighbor = skb.view::<NEIGHBOR_BYTES>(packet.transport_offset)?;
+    let target = F::from_halves(neighbor.address6::<8>());
     if kind == NEIGHBOR_ADVERTISEMENT && source_flags::<F>(endpoint, target) == 0 {
         return Err(DropReason::NeighborSender);
     }
-    check_link_layer_options(skb, ethernet, packet)
+    check_link_layer_options(skb, source, packet)
 }
 
 /// Checks that link-layer address options name the frame's source.
 #[inline(always)]
 fn check_link_layer_options<F: Family>(
     skb: &Skb,
-    ethernet: &Ethernet,
+    source: Mac,
     packet: &Packet<F>,
 ) -> Result<(), DropReason> {
-    let mut offset = size_of::<Neighbor>();
+    let mut offset = NEIGHBOR_BYTES;
     for _ in 0..MAX_OPTIONS {
-        if offset + size_of::<LinkLayerOption>() > packet.transport_bytes || offset > 512 {
+        if offset + OPTION_BYTES > packet.transport_bytes || offset > 512 {
             return Ok(());
         }
-        let option: LinkLayerOption = skb.load(packet.transport_offset + offset)?;
-        if option.length == 0 {
+        let option = skb.view::<OPTION_BYTES>(packet.transport_offset + offset)?;
+        if option.u8::<1>() == 0 {
             return Err(DropReason::Malformed);
         }
-        if (option.kind == 1 || option.kind == 2) && option.mac != ethernet.source {
+        if matches!(option.u8::<0>(), 1 | 2) && option.mac::<2>() != source {
             return Err(DropReason::NeighborSender);
         }
-        offset += usize::from(option.length) * 8;
+        offset += usize::from(option.u8::<1>()) * 8;
     }
     if offset < packet.transport_bytes { Err(DropReason::Malformed) } else { Ok(()) }
 }

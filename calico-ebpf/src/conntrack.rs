@@ -1,6 +1,6 @@
 //! Conntrack: finding, opening and keeping flows.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST};
+use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
@@ -44,16 +44,15 @@ pub(crate) struct Seen<F: Family> {
 /// Looks the packet's flow up.
 #[inline(always)]
 pub(crate) fn look_up<F: Family>(packet: &Packet<F>) -> Seen<F> {
-    let (key, source_is_low) = F::flow_key(packet);
-    let entry = F::find_flow(&key);
-    Seen { key, source_is_low, entry }
+    look_up_unless(packet, false)
 }
 
-/// Returns what [`look_up`] would, for a packet that is known to have no flow.
+/// As [`look_up`]; `no_flow` says that there is none.
 #[inline(always)]
-pub(crate) fn without_flow<F: Family>(packet: &Packet<F>) -> Seen<F> {
+pub(crate) fn look_up_unless<F: Family>(packet: &Packet<F>, no_flow: bool) -> Seen<F> {
     let (key, source_is_low) = F::flow_key(packet);
-    Seen { key, source_is_low, entry: None }
+    let entry = if no_flow { None } else { F::find_flow(&key) };
+    Seen { key, source_is_low, entry }
 }
 
 /// The packet's place in its flow.
@@ -99,22 +98,20 @@ impl<F: Family> Seen<F> {
         }
     }
 
-    /// Notes a packet of the flow: its time in place, a change of state by key.
+    /// Notes the time of a packet that goes on with the flow. Returns whether that is all there is to note: a change of
+    /// state is written by key, off the fast path.
     #[inline(always)]
-    pub(crate) fn touch(&self, flow: &Flow, packet: &Packet<F>, original: bool) {
-        if settings::dry_run() {
-            return;
+    pub(crate) fn touch(&self, flow: &Flow, packet: &Packet<F>, original: bool) -> bool {
+        if next_state(flow.state, packet, original) != flow.state {
+            return false;
         }
-        let Some(entry) = self.entry else { return };
+        let Some(entry) = self.entry else { return true };
         let now = now();
-        let state = next_state(flow.state, packet, original);
-        if state != flow.state {
-            let changed = Flow { state, last_seen: now, ..*flow };
-            let _ = F::write_flow(&self.key, &changed, u64::from(BPF_EXIST));
-        } else if now.wrapping_sub(flow.last_seen) > TOUCH_JIFFIES {
+        if !settings::dry_run() && now.wrapping_sub(flow.last_seen) > TOUCH_JIFFIES {
             // SAFETY: as in `flow`; a time written into an entry that was re-used does no harm.
             unsafe { core::ptr::addr_of_mut!((*entry).last_seen).write_volatile(now) };
         }
+        true
     }
 
     /// Writes a flow that was judged anew. Returns whether there was room.
@@ -137,7 +134,7 @@ impl<F: Family> Seen<F> {
 
 /// Returns the state after a packet.
 #[inline(always)]
-fn next_state<F: Family>(state: u8, packet: &Packet<F>, original: bool) -> u8 {
+pub(crate) fn next_state<F: Family>(state: u8, packet: &Packet<F>, original: bool) -> u8 {
     let mut next = state;
     if !original {
         next |= STATE_REPLIED;

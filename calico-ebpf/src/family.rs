@@ -1,13 +1,14 @@
 //! IPv4 and IPv6: what differs between them.
 
-use calico_ebpf_common::address::{AddressEntry, CLASS_NONE, exact4, exact6};
-use calico_ebpf_common::endpoint::{Endpoint, SLOT_NONE};
+use calico_ebpf_common::address::{AddressEntry, CLASS_NONE};
+use calico_ebpf_common::endpoint::Endpoint;
 use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
 use calico_ebpf_common::port::protocol;
 use calico_ebpf_common::verdict::DropReason;
 
 use crate::conntrack;
 use crate::packet::{Packet, PacketKind};
+use crate::related::{self, QuotedSlots};
 use crate::skb::Skb;
 use crate::tables::{self, Tables};
 
@@ -61,6 +62,8 @@ pub(crate) trait Family: Copy {
     fn is_dhcp_group(address: Self::Address) -> bool;
     /// Decrements TTL or hop limit in the packet.
     fn decrement_hop_limit(skb: &Skb) -> Result<(), DropReason>;
+    /// Returns the ends of the flow that the ICMP error in `skb` quotes.
+    fn quoted_slots(skb: &Skb, sent_by_target: bool) -> Result<QuotedSlots, DropReason>;
     /// Parses the packet that an ICMP error quotes at `offset`.
     fn parse_quoted(skb: &Skb, offset: usize, bytes: usize) -> Result<Packet<Self>, DropReason>;
 }
@@ -134,10 +137,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn address_entry(tables: &Tables, address: u32) -> Result<AddressEntry, DropReason> {
-        match exact4(tables, tables.root(), address) {
-            Some(entry) => Ok(entry),
-            None => by_prefix(tables::prefix_class4(tables.root().prefixes4, address)),
-        }
+        unpack_entry(tables::address_entry4(tables.root_line(), address))
     }
 
     #[inline(always)]
@@ -195,7 +195,12 @@ impl Family for V4 {
 
     #[inline(always)]
     fn parse_quoted(skb: &Skb, offset: usize, bytes: usize) -> Result<Packet<Self>, DropReason> {
-        crate::related::parse_quoted4(skb, offset, bytes)
+        related::parse_quoted4(skb, offset, bytes)
+    }
+
+    #[inline(always)]
+    fn quoted_slots(skb: &Skb, sent_by_target: bool) -> Result<QuotedSlots, DropReason> {
+        related::unpack_slots(related::quoted_slots4(skb.raw(), u32::from(sent_by_target)))
     }
 }
 
@@ -263,10 +268,7 @@ impl Family for V6 {
 
     #[inline(always)]
     fn address_entry(tables: &Tables, address: [u64; 2]) -> Result<AddressEntry, DropReason> {
-        match exact6(tables, tables.root(), address) {
-            Some(entry) => Ok(entry),
-            None => by_prefix(tables::prefix_class6(tables.root().prefixes6, address[0], address[1])),
-        }
+        unpack_entry(tables::address_entry6(tables.root_line(), address[0], address[1]))
     }
 
     #[inline(always)]
@@ -320,15 +322,20 @@ impl Family for V6 {
 
     #[inline(always)]
     fn parse_quoted(skb: &Skb, offset: usize, bytes: usize) -> Result<Packet<Self>, DropReason> {
-        crate::related::parse_quoted6(skb, offset, bytes)
+        related::parse_quoted6(skb, offset, bytes)
+    }
+
+    #[inline(always)]
+    fn quoted_slots(skb: &Skb, sent_by_target: bool) -> Result<QuotedSlots, DropReason> {
+        related::unpack_slots(related::quoted_slots6(skb.raw(), u32::from(sent_by_target)))
     }
 }
 
-/// Makes the entry of an address that only prefixes hold.
+/// Reads the answer of `address_entry4` and `address_entry6`.
 #[inline(always)]
-fn by_prefix(class: u32) -> Result<AddressEntry, DropReason> {
-    let class = class as u16;
-    if class == CLASS_NONE { Err(DropReason::NoPolicyTable) } else { Ok(AddressEntry { class, slot: SLOT_NONE }) }
+fn unpack_entry(packed: u32) -> Result<AddressEntry, DropReason> {
+    let entry = AddressEntry { class: packed as u16, slot: (packed >> 16) as u16 };
+    if entry.class == CLASS_NONE { Err(DropReason::NoPolicyTable) } else { Ok(entry) }
 }
 
 #[inline(always)]

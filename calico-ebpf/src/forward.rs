@@ -37,8 +37,8 @@ pub(crate) fn to_workload<F: Family>(
     if packet.hop_limit <= 1 {
         return Ok(to_stack(skb, PassReason::TtlExceeded));
     }
-    skb.store(0, target.mac)?;
-    skb.store(6, target.host_mac)?;
+    skb.store_mac(0, &target.mac)?;
+    skb.store_mac(6, &target.host_mac)?;
     F::decrement_hop_limit(skb)?;
     skb.set_mark(skb.mark() | settings::judged_mark());
     counters::count_pass(skb, reason);

@@ -7,8 +7,8 @@ use calico_ebpf_common::verdict::DropReason;
 use crate::antispoof;
 use crate::family::{Family, Scope};
 use crate::packet::Packet;
-use crate::parse::ethernet::Ethernet;
 use crate::settings;
+use crate::skb::Mac;
 use crate::tables::Tables;
 
 const DNS_PORT: u16 = 53;
@@ -35,7 +35,7 @@ pub(crate) fn has_dhcp_client_ports<F: Family>(packet: &Packet<F>) -> bool {
 pub(crate) fn is_dhcp_to_host<F: Family>(
     tables: &Tables,
     endpoint: &Endpoint,
-    ethernet: &Ethernet,
+    source: Mac,
     packet: &Packet<F>,
 ) -> Result<bool, DropReason> {
     if !settings::openstack() {
@@ -46,9 +46,9 @@ pub(crate) fn is_dhcp_to_host<F: Family>(
         return Ok(false);
     }
     if packet.source == F::UNSPECIFIED {
-        antispoof::check_mac(endpoint, ethernet)?;
+        antispoof::check_mac(endpoint, source)?;
     } else {
-        antispoof::check_source::<F>(endpoint, ethernet, packet.source)?;
+        antispoof::check_source::<F>(endpoint, source, packet.source)?;
     }
     Ok(true)
 }
@@ -81,9 +81,9 @@ pub(crate) fn check_destination<F: Family>(address: F::Address, slot: Slot) -> R
 
 /// Refuses encapsulation from workloads, which would carry packets past policy.
 #[inline(always)]
-pub(crate) fn check_encapsulation<F: Family>(packet: &Packet<F>) -> Result<(), DropReason> {
+pub(crate) fn check_encapsulation(number: u8, destination_port: u16) -> Result<(), DropReason> {
     const VXLAN_PORT: u16 = 4789;
-    let vxlan = packet.protocol == protocol::UDP && packet.destination_port == VXLAN_PORT;
-    let refused = vxlan && !settings::allow_vxlan() || packet.protocol == protocol::IPIP && !settings::allow_ipip();
+    let vxlan = number == protocol::UDP && destination_port == VXLAN_PORT;
+    let refused = vxlan && !settings::allow_vxlan() || number == protocol::IPIP && !settings::allow_ipip();
     if refused { Err(DropReason::Encapsulation) } else { Ok(()) }
 }

@@ -3,7 +3,7 @@
 use calico_ebpf_common::address::AddressEntry;
 use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, Slot};
 use calico_ebpf_common::flow::{
-    FLOW_ORIGIN_ANY_MAC, FLOW_ORIGIN_LOW, FLOW_RESPONDER_ANY_MAC, Flow, STATE_REPLIED,
+    FLOW_ORIGIN_ANY_MAC, FLOW_ORIGIN_LOW, FLOW_RESPONDER_ANY_MAC, Flow,
 };
 use calico_ebpf_common::port::protocol;
 use calico_ebpf_common::verdict::DropReason;
@@ -71,8 +71,8 @@ pub(crate) struct Judged<'a> {
 #[inline(always)]
 pub(crate) fn judge<'a, F: Family>(
     skb: &Skb,
-    tables: &Tables,
-    first: &Packet<F>,
+    packet: &Packet<F>,
+    reversed: bool,
     classes: &Classes,
     originator: End<'a>,
     responder: End<'a>,
@@ -80,11 +80,11 @@ pub(crate) fn judge<'a, F: Family>(
     let mut rule = [0_u32; 2];
     if originator.slot != SLOT_HOST {
         if let Some(endpoint) = originator.endpoint {
-            host::check_encapsulation(first)?;
-            rule[0] = classes.egress(skb, tables, endpoint)?.rule();
+            host::check_encapsulation(packet.protocol, packet.first_ports(reversed).1)?;
+            rule[0] = classes.egress(skb, endpoint)?.rule();
         }
         if let Some(endpoint) = responder.endpoint {
-            rule[1] = classes.ingress(skb, tables, endpoint)?.rule();
+            rule[1] = classes.ingress(skb, endpoint)?.rule();
         } else if responder.slot == SLOT_HOST {
             host::endpoint_to_host_action()?;
         }
@@ -113,45 +113,37 @@ impl<'a> Judged<'a> {
         Self { originator: End { slot: SLOT_HOST, endpoint: None }, responder, rule: [0; 2] }
     }
 
-    /// Returns the entry of a new flow whose first packet is the one `seen`.
+    /// Returns the flow's entry. `seen` is the packet that was judged, `old` the entry that it continues, if it does,
+    /// and whether it goes from originator to responder.
     #[inline(always)]
-    pub(crate) fn new_flow<F: Family>(&self, seen: &Seen<F>, source_any_mac: bool) -> Flow {
-        let now = conntrack::now();
-        let mut flags = if seen.source_is_low { FLOW_ORIGIN_LOW } else { 0 };
-        if source_any_mac {
-            flags |= FLOW_ORIGIN_ANY_MAC;
-        }
-        self.flow(now, now, flags, 0)
-    }
-
-    /// Returns the entry of a flow that was judged again on the packet `seen`.
-    #[inline(always)]
-    pub(crate) fn kept_flow<F: Family>(
+    pub(crate) fn flow<F: Family>(
         &self,
+        packet: &Packet<F>,
         seen: &Seen<F>,
-        old: &Flow,
+        old: Option<&Flow>,
         original: bool,
         source_any_mac: bool,
     ) -> Flow {
+        let now = conntrack::now();
         let origin_low = seen.source_is_low == original;
-        let mut flags = if origin_low { FLOW_ORIGIN_LOW } else { 0 };
         let (mine, other) = if original {
             (FLOW_ORIGIN_ANY_MAC, FLOW_RESPONDER_ANY_MAC)
         } else {
             (FLOW_RESPONDER_ANY_MAC, FLOW_ORIGIN_ANY_MAC)
         };
-        flags |= old.flags & other;
+        let (created, old_flags, state) = match old {
+            Some(old) => (old.created, old.flags & other, conntrack::next_state(old.state, packet, original)),
+            None => (now, 0, 0),
+        };
+        let mut flags = old_flags;
+        if origin_low {
+            flags |= FLOW_ORIGIN_LOW;
+        }
         if source_any_mac {
             flags |= mine;
         }
-        let state = if original { old.state } else { old.state | STATE_REPLIED };
-        self.flow(old.created, conntrack::now(), flags, state)
-    }
-
-    #[inline(always)]
-    fn flow(&self, created: u64, last_seen: u64, flags: u8, state: u8) -> Flow {
         Flow {
-            last_seen,
+            last_seen: now,
             created,
             generation: [self.originator.generation(), self.responder.generation()],
             rule: self.rule,

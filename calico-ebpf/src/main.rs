@@ -1,4 +1,5 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 //! The TC programs of calico-ebpf.
 //!
 //! `from_workload` sits on TC ingress of each tap and judges what the workload sends; `to_workload` sits on TC

@@ -39,22 +39,16 @@ pub(crate) struct Packet<F: Family> {
 }
 
 impl<F: Family> Packet<F> {
-    /// Returns the facts of the flow's first packet, given one of its replies.
+    /// Returns the source port of the flow's first packet, and what its port class is looked up by. `reversed` says
+    /// that this packet is one of its replies.
     #[inline(always)]
-    pub(crate) fn reversed(&self) -> Self {
-        let class_value = match self.kind {
-            PacketKind::Plain => self.source_port,
+    pub(crate) fn first_ports(&self, reversed: bool) -> (u16, u16) {
+        match self.kind {
+            PacketKind::Plain if reversed => (self.destination_port, self.source_port),
+            PacketKind::Plain => (self.source_port, self.class_value),
             PacketKind::IcmpQuery | PacketKind::IcmpReply | PacketKind::IcmpError | PacketKind::Neighbor => {
-                self.class_value
+                (0, self.class_value)
             }
-        };
-        Self {
-            source: self.destination,
-            destination: self.source,
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-            class_value,
-            ..*self
         }
     }
 }

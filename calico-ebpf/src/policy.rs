@@ -2,7 +2,7 @@
 
 use calico_ebpf_common::address::AddressEntry;
 use calico_ebpf_common::endpoint::Endpoint;
-use calico_ebpf_common::policy::{Cell, Question, verdict};
+use calico_ebpf_common::policy::Cell;
 use calico_ebpf_common::port::{port_class, source_port_class};
 use calico_ebpf_common::verdict::DropReason;
 
@@ -10,7 +10,7 @@ use crate::counters;
 use crate::family::Family;
 use crate::packet::Packet;
 use crate::skb::Skb;
-use crate::tables::Tables;
+use crate::tables::{self, Tables};
 
 /// Classes of a flow's first packet, shared by both directions' verdicts.
 pub(crate) struct Classes {
@@ -21,51 +21,40 @@ pub(crate) struct Classes {
 }
 
 impl Classes {
-    /// Looks the classes of a flow's first packet up.
+    /// Looks the classes of a flow's first packet up: `packet`'s, or those of the packet that it answers.
     #[inline(always)]
-    pub(crate) fn of<F: Family>(tables: &Tables, packet: &Packet<F>) -> Result<Self, DropReason> {
-        let source = F::address_entry(tables, packet.source)?;
-        let destination = F::address_entry(tables, packet.destination)?;
-        Self::with_addresses(tables, packet, source, destination)
-    }
-
-    /// As [`Classes::of`], where the addresses were looked up before.
-    #[inline(always)]
-    pub(crate) fn with_addresses<F: Family>(
-        tables: &Tables,
-        packet: &Packet<F>,
-        source: AddressEntry,
-        destination: AddressEntry,
-    ) -> Result<Self, DropReason> {
-        let port = port_class(tables, tables.root(), packet.protocol, packet.class_value)
-            .ok_or(DropReason::NoPolicyTable)?;
-        let source_port = source_port_class(tables, tables.root(), packet.protocol, packet.source_port)
+    pub(crate) fn of<F: Family>(tables: &Tables, packet: &Packet<F>, reversed: bool) -> Result<Self, DropReason> {
+        let (source, destination) =
+            if reversed { (packet.destination, packet.source) } else { (packet.source, packet.destination) };
+        let source = F::address_entry(tables, source)?;
+        let destination = F::address_entry(tables, destination)?;
+        let (source_port, value) = packet.first_ports(reversed);
+        let port =
+            port_class(tables, tables.root(), packet.protocol, value).ok_or(DropReason::NoPolicyTable)?;
+        let source_port = source_port_class(tables, tables.root(), packet.protocol, source_port)
             .ok_or(DropReason::NoPolicyTable)?;
         Ok(Self { source, destination, port, source_port })
     }
 
     /// Returns the egress verdict of the source endpoint.
     #[inline(always)]
-    pub(crate) fn egress(&self, skb: &Skb, tables: &Tables, endpoint: &Endpoint) -> Result<Cell, DropReason> {
-        let question = self.question(self.source, self.destination);
-        allowed(skb, verdict(tables, endpoint.egress_set, question), DropReason::EgressPolicy)
+    pub(crate) fn egress(&self, skb: &Skb, endpoint: &Endpoint) -> Result<Cell, DropReason> {
+        let cell = self.cell(endpoint.egress_set, self.source, self.destination);
+        allowed(skb, cell, DropReason::EgressPolicy)
     }
 
     /// Returns the ingress verdict of the target endpoint.
     #[inline(always)]
-    pub(crate) fn ingress(&self, skb: &Skb, tables: &Tables, endpoint: &Endpoint) -> Result<Cell, DropReason> {
-        let question = self.question(self.destination, self.source);
-        allowed(skb, verdict(tables, endpoint.ingress_set, question), DropReason::IngressPolicy)
+    pub(crate) fn ingress(&self, skb: &Skb, endpoint: &Endpoint) -> Result<Cell, DropReason> {
+        let cell = self.cell(endpoint.ingress_set, self.destination, self.source);
+        allowed(skb, cell, DropReason::IngressPolicy)
     }
 
     #[inline(always)]
-    fn question(&self, local: AddressEntry, remote: AddressEntry) -> Question {
-        Question {
-            local_class: local.class,
-            remote_class: remote.class,
-            port_class: self.port,
-            source_port_class: self.source_port,
-        }
+    fn cell(&self, set: u32, local: AddressEntry, remote: AddressEntry) -> Cell {
+        let addresses = u32::from(remote.class) << 16 | u32::from(local.class);
+        let ports = u32::from(self.source_port) << 16 | u32::from(self.port);
+        Cell(tables::policy_verdict(set, addresses, ports))
     }
 }
 

@@ -12,24 +12,146 @@ pub(crate) struct Skb {
     raw: *mut __sk_buff,
 }
 
-/// A header: plain data that accepts any bytes.
+/// A number that one instruction loads and stores at any address.
 ///
-/// # Safety
-/// Every bit pattern is a valid value.
-pub(crate) unsafe trait Header: Copy {}
+/// Rust's unaligned reads become byte-wise copies, and with the target's `allows-misaligned-mem-access` also copies
+/// of structures are cut so that the verifier refuses them on the stack. Hence the instruction itself.
+pub(crate) trait Plain: Copy {
+    /// # Safety
+    /// The bytes at `address` can be read.
+    unsafe fn load_at(address: usize) -> Self;
+    /// # Safety
+    /// The bytes at `address` can be written.
+    unsafe fn store_at(address: usize, value: Self);
+}
 
-// SAFETY: plain numbers and byte arrays accept every bit pattern.
-unsafe impl Header for u8 {}
-// SAFETY: as above.
-unsafe impl Header for u16 {}
-// SAFETY: as above.
-unsafe impl Header for u32 {}
-// SAFETY: as above.
-unsafe impl Header for [u8; 2] {}
-// SAFETY: as above.
-unsafe impl Header for [u8; 6] {}
-// SAFETY: as above.
-unsafe impl Header for [u8; 4] {}
+macro_rules! plain {
+    ($($number:ty: $load:literal, $store:literal;)*) => {$(
+        impl Plain for $number {
+            #[inline(always)]
+            unsafe fn load_at(address: usize) -> Self {
+                #[cfg(target_arch = "bpf")]
+                {
+                    let value: u64;
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        core::arch::asm!($load, out(reg) value, in(reg) address, options(pure, readonly, nostack));
+                    }
+                    value as Self
+                }
+                #[cfg(not(target_arch = "bpf"))]
+                // SAFETY: the caller's promise.
+                unsafe { (address as *const Self).read_unaligned() }
+            }
+
+            #[inline(always)]
+            unsafe fn store_at(address: usize, value: Self) {
+                #[cfg(target_arch = "bpf")]
+                // SAFETY: the caller's promise.
+                unsafe {
+                    core::arch::asm!($store, in(reg) address, in(reg) u64::from(value), options(nostack));
+                }
+                #[cfg(not(target_arch = "bpf"))]
+                // SAFETY: the caller's promise.
+                unsafe { (address as *mut Self).write_unaligned(value) }
+            }
+        }
+    )*};
+}
+
+plain! {
+    u8: "{0} = *(u8 *)({1} + 0)", "*(u8 *)({0} + 0) = {1}";
+    u16: "{0} = *(u16 *)({1} + 0)", "*(u16 *)({0} + 0) = {1}";
+    u32: "{0} = *(u32 *)({1} + 0)", "*(u32 *)({0} + 0) = {1}";
+    u64: "{0} = *(u64 *)({1} + 0)", "*(u64 *)({0} + 0) = {1}";
+}
+
+/// A range of the packet whose end was checked. Fields are read one by one, each with one load.
+///
+/// Valid until a helper changes the packet, which only [`Skb::make_headers_linear`] does.
+#[derive(Clone, Copy)]
+pub(crate) struct View<const BYTES: usize> {
+    start: usize,
+}
+
+impl<const BYTES: usize> View<BYTES> {
+    /// Returns the byte at `OFFSET`.
+    #[inline(always)]
+    pub(crate) fn u8<const OFFSET: usize>(self) -> u8 {
+        self.read::<u8, OFFSET>()
+    }
+
+    /// Returns the 16-bit number in network byte order at `OFFSET`.
+    #[inline(always)]
+    pub(crate) fn be16<const OFFSET: usize>(self) -> u16 {
+        u16::from_be(self.read::<u16, OFFSET>())
+    }
+
+    /// Returns the 32-bit number in network byte order at `OFFSET`.
+    #[inline(always)]
+    pub(crate) fn be32<const OFFSET: usize>(self) -> u32 {
+        u32::from_be(self.read::<u32, OFFSET>())
+    }
+
+    /// Returns the 32-bit number in the host's byte order at `OFFSET`.
+    #[inline(always)]
+    pub(crate) fn ne32<const OFFSET: usize>(self) -> u32 {
+        self.read::<u32, OFFSET>()
+    }
+
+    /// Returns the IPv6 address at `OFFSET` as two numbers, high half first.
+    #[inline(always)]
+    pub(crate) fn address6<const OFFSET: usize>(self) -> [u64; 2] {
+        const { assert!(OFFSET + 16 <= BYTES) };
+        // SAFETY: the range was checked.
+        let halves = unsafe { [u64::load_at(self.start + OFFSET), u64::load_at(self.start + OFFSET + 8)] };
+        [u64::from_be(halves[0]), u64::from_be(halves[1])]
+    }
+
+    /// Returns the MAC address at `OFFSET`.
+    #[inline(always)]
+    pub(crate) fn mac<const OFFSET: usize>(self) -> Mac {
+        const { assert!(OFFSET + 6 <= BYTES) };
+        // SAFETY: the range was checked.
+        unsafe { Mac::load_at(self.start + OFFSET) }
+    }
+
+    #[inline(always)]
+    fn read<T: Plain, const OFFSET: usize>(self) -> T {
+        const { assert!(OFFSET + size_of::<T>() <= BYTES) };
+        // SAFETY: the range was checked; `T: Plain` accepts any bytes.
+        unsafe { T::load_at(self.start + OFFSET) }
+    }
+}
+
+/// MAC address as two numbers whose bytes are in network order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mac {
+    first: u32,
+    last: u16,
+}
+
+impl Mac {
+    #[inline(always)]
+    pub(crate) fn of(bytes: &[u8; 6]) -> Self {
+        // SAFETY: six bytes.
+        unsafe { Self::load_at(bytes.as_ptr() as usize) }
+    }
+
+    /// # Safety
+    /// Six bytes at `address` can be read.
+    #[inline(always)]
+    unsafe fn load_at(address: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self { first: u32::load_at(address), last: u16::load_at(address + 4) } }
+    }
+
+    /// Returns whether the address names a group.
+    #[inline(always)]
+    pub(crate) fn is_group(self) -> bool {
+        self.first.to_ne_bytes()[0] & 1 != 0
+    }
+}
 
 impl Skb {
     #[inline(always)]
@@ -82,27 +204,45 @@ impl Skb {
         unsafe { (*self.raw).mark = mark }
     }
 
-    /// Copies the header at `offset` out of the packet.
+    /// Returns the range of `BYTES` at `offset`.
     #[inline(always)]
-    pub(crate) fn load<T: Header>(&self, offset: usize) -> Result<T, DropReason> {
+    pub(crate) fn view<const BYTES: usize>(&self, offset: usize) -> Result<View<BYTES>, DropReason> {
+        let start = self.data() + offset;
+        if start + BYTES > self.data_end() {
+            return Err(DropReason::TooShort);
+        }
+        Ok(View { start })
+    }
+
+    /// Copies the value at `offset` out of the packet.
+    #[inline(always)]
+    pub(crate) fn load<T: Plain>(&self, offset: usize) -> Result<T, DropReason> {
         let start = self.data() + offset;
         if start + size_of::<T>() > self.data_end() {
             return Err(DropReason::TooShort);
         }
-        // SAFETY: the range ends before `data_end`; `T: Header` accepts any bytes at any address.
-        Ok(unsafe { (start as *const T).read_unaligned() })
+        // SAFETY: the range ends before `data_end`.
+        Ok(unsafe { T::load_at(start) })
     }
 
     /// Writes `value` at `offset`.
     #[inline(always)]
-    pub(crate) fn store<T: Header>(&self, offset: usize, value: T) -> Result<(), DropReason> {
+    pub(crate) fn store<T: Plain>(&self, offset: usize, value: T) -> Result<(), DropReason> {
         let start = self.data() + offset;
         if start + size_of::<T>() > self.data_end() {
             return Err(DropReason::Rewrite);
         }
         // SAFETY: the range ends before `data_end`.
-        unsafe { (start as *mut T).write_unaligned(value) };
+        unsafe { T::store_at(start, value) };
         Ok(())
+    }
+
+    /// Writes the MAC address `mac` at `offset`.
+    #[inline(always)]
+    pub(crate) fn store_mac(&self, offset: usize, mac: &[u8; 6]) -> Result<(), DropReason> {
+        let mac = Mac::of(mac);
+        self.store(offset, mac.first)?;
+        self.store(offset + 4, mac.last)
     }
 
     /// Makes the headers linear. A guest may hand over a long frame with a tiny linear part; the rest of the program
@@ -115,6 +255,20 @@ impl Skb {
             // SAFETY: the context is valid; packet pointers are taken anew after this call.
             let _ = unsafe { bpf_skb_pull_data(self.raw, wanted) };
         }
+    }
+
+    /// Leaves a word for the program that this one calls.
+    #[inline(always)]
+    pub(crate) fn leave(&self, word: u32) {
+        // SAFETY: as in `len`; `cb` is TC's scratch space.
+        unsafe { (*self.raw).cb[0] = word }
+    }
+
+    /// Returns the word that the calling program left.
+    #[inline(always)]
+    pub(crate) fn left(&self) -> u32 {
+        // SAFETY: as in `leave`.
+        unsafe { (*self.raw).cb[0] }
     }
 
     #[inline(always)]

@@ -3,10 +3,11 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
-use calico_ebpf_common::address;
+use calico_ebpf_common::address::{self, AddressEntry};
 use calico_ebpf_common::endpoint::{self, Endpoint, Slot, endpoint_at, slot_of_interface};
 use calico_ebpf_common::line::{Line, Lines};
 use calico_ebpf_common::maps::POLICY_LINES;
+use calico_ebpf_common::policy::{Question, verdict};
 use calico_ebpf_common::root::Root;
 use calico_ebpf_common::verdict::DropReason;
 
@@ -18,6 +19,7 @@ static CEBPF_ACTIVE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// One version of the policy table. A packet takes one and uses it to the end.
 pub(crate) struct Tables {
+    line: u32,
     root: &'static Root,
 }
 
@@ -32,12 +34,18 @@ impl Tables {
             return Err(DropReason::NoPolicyTable);
         }
         let root = CEBPF_POLICY.get(line).ok_or(DropReason::NoPolicyTable)?;
-        Ok(Self { root: root.read_as() })
+        Ok(Self { line, root: root.read_as() })
     }
 
     #[inline(always)]
     pub(crate) fn root(&self) -> &Root {
         self.root
+    }
+
+    /// Returns the line of the version's root.
+    #[inline(always)]
+    pub(crate) fn root_line(&self) -> u32 {
+        self.line
     }
 
     /// Returns the slot and the endpoint of an interface.
@@ -55,34 +63,64 @@ impl Tables {
     }
 }
 
-/// Returns the class of an IPv4 address by prefix, or 0 with broken tables. A function of its own: it is off the
-/// fast path, and its tree walk would fill the caller's stack.
+/// Returns what an IPv4 address is: class in the low 16 bits, slot above; 0 with broken tables. `root` is the line of the
+/// version's root.
+///
+/// This and the functions below are global: the verifier proves each once by itself, so that their branches do not
+/// multiply with those of their callers.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn prefix_class4(tree: u32, address: u32) -> u32 {
-    match address::prefix_class4(&Policy, tree, address) {
-        Some(class) => u32::from(class),
+pub(crate) extern "C" fn address_entry4(root: u32, address: u32) -> u32 {
+    let entry = root_at(root).and_then(|root| address::address_entry4(&Policy, root, address));
+    pack_entry(entry)
+}
+
+/// As [`address_entry4`], for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn address_entry6(root: u32, high: u64, low: u64) -> u32 {
+    let entry = root_at(root).and_then(|root| address::address_entry6(&Policy, root, [high, low]));
+    pack_entry(entry)
+}
+
+#[inline(always)]
+fn root_at(line: u32) -> Option<&'static Root> {
+    CEBPF_POLICY.get(line).map(Line::read_as)
+}
+
+#[inline(always)]
+fn pack_entry(entry: Option<AddressEntry>) -> u32 {
+    match entry {
+        Some(entry) => u32::from(entry.slot) << 16 | u32::from(entry.class),
         None => 0,
     }
 }
 
-/// As [`prefix_class4`], for IPv6.
+/// Returns the [`calico_ebpf_common::policy::Cell`] of a policy set. Both arguments hold two classes: the remote
+/// address's above the local one's, the source port's above the destination port's.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn prefix_class6(tree: u32, high: u64, low: u64) -> u32 {
-    match address::prefix_class6(&Policy, tree, [high, low]) {
-        Some(class) => u32::from(class),
-        None => 0,
-    }
+pub(crate) extern "C" fn policy_verdict(set: u32, addresses: u32, ports: u32) -> u32 {
+    let question = Question {
+        local_class: addresses as u16,
+        remote_class: (addresses >> 16) as u16,
+        port_class: ports as u16,
+        source_port_class: (ports >> 16) as u16,
+    };
+    verdict(&Policy, set, question).0
 }
 
 /// Returns the `SOURCE_*` flags of an IPv4 address in the `count` lines of sources at `first`.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn source4_flags(first: u32, count: u32, address: u32) -> u32 {
+pub(crate) extern "C" fn source4_flags(first: u32, count: u32, address: u32) -> u32 {
     endpoint::source4_flags(&Policy, first, count, address)
 }
 
 /// As [`source4_flags`], for IPv6.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn source6_flags(first: u32, count: u32, high: u64, low: u64) -> u32 {
+pub(crate) extern "C" fn source6_flags(first: u32, count: u32, high: u64, low: u64) -> u32 {
     endpoint::source6_flags(&Policy, first, count, [high, low])
 }
 

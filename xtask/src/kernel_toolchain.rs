@@ -25,7 +25,7 @@ pub(crate) const TARGET: &str = "bpfel-unknown-none";
 /// Flags of the kernel side. Instructions of version 3 (32-bit registers and jumps, Linux 5.1); headers behind an
 /// Ethernet header lie at odd half-words, and an unaligned load is one instruction where byte by byte it is seven.
 const FLAGS: &str = "-Clinker=bpf-linker -Clink-arg=--btf -Ctarget-cpu=v3 \
-                     -Ctarget-feature=+allows-misaligned-mem-access";
+                    ";
 
 /// Which compiler builds the kernel side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

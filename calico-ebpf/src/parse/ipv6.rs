@@ -6,21 +6,10 @@ use crate::family::V6;
 use crate::packet::{Packet, PacketKind};
 use crate::parse::ethernet::ETHERNET_BYTES;
 use crate::parse::transport;
-use crate::skb::{Header, Skb};
+use crate::skb::Skb;
 
-/// IPv6 header, as in the packet.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Ipv6 {
-    pub(crate) version_class_flow: [u8; 4],
-    pub(crate) payload_length: [u8; 2],
-    pub(crate) next_header: u8,
-    pub(crate) hop_limit: u8,
-    pub(crate) source: [[u8; 8]; 2],
-    pub(crate) destination: [[u8; 8]; 2],
-}
-// SAFETY: byte arrays accept every bit pattern.
-unsafe impl Header for Ipv6 {}
+/// Bytes of the header. Offsets: version 0, payload length 4, next header 6, hop limit 7, source 8, destination 24.
+pub(crate) const IPV6_BYTES: usize = 40;
 
 /// Extension headers that are walked; one more is an error (RFC 8504 section 5.3 lets a node set such a limit).
 const MAX_EXTENSION_HEADERS: usize = 8;
@@ -36,29 +25,29 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// (51) and ESP (50) too.
 #[inline(always)]
 pub(crate) fn parse(skb: &Skb) -> Result<Packet<V6>, DropReason> {
-    let header: Ipv6 = skb.load(ETHERNET_BYTES)?;
-    if header.version_class_flow[0] >> 4 != 6 {
+    let header = skb.view::<IPV6_BYTES>(ETHERNET_BYTES)?;
+    if header.u8::<0>() >> 4 != 6 {
         return Err(DropReason::Malformed);
     }
-    let payload = usize::from(u16::from_be_bytes(header.payload_length));
-    if ETHERNET_BYTES + size_of::<Ipv6>() + payload > skb.len() as usize {
+    let payload = usize::from(header.be16::<4>());
+    if ETHERNET_BYTES + IPV6_BYTES + payload > skb.len() as usize {
         return Err(DropReason::Malformed);
     }
-    let mut next = header.next_header;
+    let mut next = header.u8::<6>();
     let mut walked = 0_usize;
     if is_extension(next) {
         (next, walked) = walk(skb, next, payload)?;
     }
     let mut packet = Packet {
-        source: [u64::from_be_bytes(header.source[0]), u64::from_be_bytes(header.source[1])],
-        destination: [u64::from_be_bytes(header.destination[0]), u64::from_be_bytes(header.destination[1])],
+        source: header.address6::<8>(),
+        destination: header.address6::<24>(),
         protocol: next,
-        hop_limit: header.hop_limit,
+        hop_limit: header.u8::<7>(),
         tcp_flags: 0,
         source_port: 0,
         destination_port: 0,
         class_value: 0,
-        transport_offset: ETHERNET_BYTES + size_of::<Ipv6>() + walked,
+        transport_offset: ETHERNET_BYTES + IPV6_BYTES + walked,
         transport_bytes: payload - walked,
         kind: PacketKind::Plain,
     };
@@ -87,16 +76,16 @@ fn walk(skb: &Skb, first: u8, payload: usize) -> Result<(u8, usize), DropReason>
         if walked > 1024 {
             return Err(DropReason::ExtensionHeaders);
         }
-        let option: [u8; 4] = skb.load(ETHERNET_BYTES + size_of::<Ipv6>() + walked)?;
-        if next == ROUTING && option[3] != 0 {
+        let option = skb.view::<4>(ETHERNET_BYTES + IPV6_BYTES + walked)?;
+        if next == ROUTING && option.u8::<3>() != 0 {
             // Segments left: the destination address is not the final one, so policy cannot be judged.
             return Err(DropReason::ExtensionHeaders);
         }
-        walked += (usize::from(option[1]) + 1) * 8;
+        walked += (usize::from(option.u8::<1>()) + 1) * 8;
         if walked > payload {
             return Err(DropReason::Malformed);
         }
-        next = option[0];
+        next = option.u8::<0>();
         if !is_extension(next) {
             return Ok((next, walked));
         }

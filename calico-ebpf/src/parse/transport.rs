@@ -6,56 +6,20 @@ use calico_ebpf_common::verdict::DropReason;
 
 use crate::family::Family;
 use crate::packet::{Packet, PacketKind};
-use crate::skb::{Header, Skb};
+use crate::skb::Skb;
 
 pub(crate) const TCP_FIN: u8 = 1;
 pub(crate) const TCP_SYN: u8 = 2;
 pub(crate) const TCP_RST: u8 = 4;
 pub(crate) const TCP_ACK: u8 = 16;
 
-/// TCP header without options, RFC 9293.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Tcp {
-    source: [u8; 2],
-    destination: [u8; 2],
-    sequence: [u8; 4],
-    acknowledgment: [u8; 4],
-    data_offset: u8,
-    flags: u8,
-    window: [u8; 2],
-    checksum: [u8; 2],
-    urgent: [u8; 2],
-}
-// SAFETY: byte arrays accept every bit pattern.
-unsafe impl Header for Tcp {}
-
-/// UDP header, RFC 768. UDPLite (RFC 3828) has checksum coverage in place of the length; SCTP and DCCP begin with the
-/// same two ports.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Udp {
-    source: [u8; 2],
-    destination: [u8; 2],
-    length: [u8; 2],
-    checksum: [u8; 2],
-}
-// SAFETY: byte arrays accept every bit pattern.
-unsafe impl Header for Udp {}
-
-/// First eight bytes of ICMP (RFC 792) and ICMPv6 (RFC 4443).
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Icmp {
-    kind: u8,
-    code: u8,
-    checksum: [u8; 2],
-    id: [u8; 2],
-    sequence: [u8; 2],
-}
-// SAFETY: byte arrays accept every bit pattern.
-unsafe impl Header for Icmp {}
-
+/// Bytes of a TCP header without options, RFC 9293. Offsets: ports 0 and 2, data offset 12, flags 13.
+const TCP_BYTES: usize = 20;
+/// Bytes of a UDP header, RFC 768. Offsets: ports 0 and 2, length 4. UDPLite (RFC 3828) has checksum coverage in place of
+/// the length; SCTP and DCCP begin with the same two ports.
+const UDP_BYTES: usize = 8;
+/// First bytes of ICMP (RFC 792) and ICMPv6 (RFC 4443). Offsets: type 0, code 1, identifier 4.
+const ICMP_BYTES: usize = 8;
 /// Bytes of the smallest SCTP (RFC 9260) and DCCP (RFC 4340) header.
 const SCTP_BYTES: usize = 12;
 
@@ -66,7 +30,7 @@ pub(crate) fn parse<F: Family>(skb: &Skb, packet: &mut Packet<F>) -> Result<(), 
         protocol::TCP => parse_tcp(skb, packet),
         protocol::UDP => parse_udp(skb, packet),
         protocol::SCTP | protocol::DCCP => parse_ports(skb, packet, SCTP_BYTES),
-        protocol::UDPLITE => parse_ports(skb, packet, size_of::<Udp>()),
+        protocol::UDPLITE => parse_ports(skb, packet, UDP_BYTES),
         number if number == F::ICMP_PROTOCOL => parse_icmp(skb, packet),
         _ => Ok(()),
     }
@@ -74,33 +38,33 @@ pub(crate) fn parse<F: Family>(skb: &Skb, packet: &mut Packet<F>) -> Result<(), 
 
 #[inline(always)]
 fn parse_tcp<F: Family>(skb: &Skb, packet: &mut Packet<F>) -> Result<(), DropReason> {
-    if packet.transport_bytes < size_of::<Tcp>() {
+    if packet.transport_bytes < TCP_BYTES {
         return Err(DropReason::TooShort);
     }
-    let tcp: Tcp = skb.load(packet.transport_offset)?;
-    let header_bytes = usize::from(tcp.data_offset >> 4) * 4;
-    if header_bytes < size_of::<Tcp>() {
+    let tcp = skb.view::<TCP_BYTES>(packet.transport_offset)?;
+    let header_bytes = usize::from(tcp.u8::<12>() >> 4) * 4;
+    if header_bytes < TCP_BYTES {
         return Err(DropReason::Malformed);
     }
     if packet.transport_bytes < header_bytes {
         return Err(DropReason::TooShort);
     }
-    packet.tcp_flags = tcp.flags;
-    set_ports(packet, tcp.source, tcp.destination);
+    packet.tcp_flags = tcp.u8::<13>();
+    set_ports(packet, tcp.be16::<0>(), tcp.be16::<2>());
     Ok(())
 }
 
 #[inline(always)]
 fn parse_udp<F: Family>(skb: &Skb, packet: &mut Packet<F>) -> Result<(), DropReason> {
-    if packet.transport_bytes < size_of::<Udp>() {
+    if packet.transport_bytes < UDP_BYTES {
         return Err(DropReason::TooShort);
     }
-    let udp: Udp = skb.load(packet.transport_offset)?;
-    let length = usize::from(u16::from_be_bytes(udp.length));
-    if length < size_of::<Udp>() || length > packet.transport_bytes {
+    let udp = skb.view::<UDP_BYTES>(packet.transport_offset)?;
+    let length = usize::from(udp.be16::<4>());
+    if length < UDP_BYTES || length > packet.transport_bytes {
         return Err(DropReason::Malformed);
     }
-    set_ports(packet, udp.source, udp.destination);
+    set_ports(packet, udp.be16::<0>(), udp.be16::<2>());
     Ok(())
 }
 
@@ -109,25 +73,25 @@ fn parse_ports<F: Family>(skb: &Skb, packet: &mut Packet<F>, least: usize) -> Re
     if packet.transport_bytes < least {
         return Err(DropReason::TooShort);
     }
-    let ports: [u8; 4] = skb.load(packet.transport_offset)?;
-    set_ports(packet, [ports[0], ports[1]], [ports[2], ports[3]]);
+    let ports = skb.view::<4>(packet.transport_offset)?;
+    set_ports(packet, ports.be16::<0>(), ports.be16::<2>());
     Ok(())
 }
 
 #[inline(always)]
-fn set_ports<F: Family>(packet: &mut Packet<F>, source: [u8; 2], destination: [u8; 2]) {
-    packet.source_port = u16::from_be_bytes(source);
-    packet.destination_port = u16::from_be_bytes(destination);
+fn set_ports<F: Family>(packet: &mut Packet<F>, source: u16, destination: u16) {
+    packet.source_port = source;
+    packet.destination_port = destination;
     packet.class_value = packet.destination_port;
 }
 
 #[inline(always)]
 fn parse_icmp<F: Family>(skb: &Skb, packet: &mut Packet<F>) -> Result<(), DropReason> {
-    if packet.transport_bytes < size_of::<Icmp>() {
+    if packet.transport_bytes < ICMP_BYTES {
         return Err(DropReason::TooShort);
     }
-    let icmp: Icmp = skb.load(packet.transport_offset)?;
-    set_icmp(packet, icmp.kind, icmp.code, u16::from_be_bytes(icmp.id));
+    let icmp = skb.view::<ICMP_BYTES>(packet.transport_offset)?;
+    set_icmp(packet, icmp.u8::<0>(), icmp.u8::<1>(), icmp.be16::<4>());
     Ok(())
 }
 

@@ -1,16 +1,15 @@
 //! TC ingress of a tap: judges what the workload sends, and sends it on.
 //!
-//! The program itself holds the fast path: parse, one conntrack look-up, send. Everything else is in functions of
-//! their own ([`unsettled`], [`arp`]): they parse again, so that both stay within the 512 bytes of stack.
+//! The program itself holds the fast path: parse, one conntrack look-up, send. Everything else is in programs
+//! of their own, reached by tail call: they parse again, and have the whole stack to themselves.
 
-use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, SOURCE_ANY_MAC, Slot};
 use calico_ebpf_common::flow::{FLOW_ORIGIN_ANY_MAC, FLOW_RESPONDER_ANY_MAC, Flow};
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
-use super::drop_packet;
+use super::{NO_FLOW, drop_packet, leave_to};
 use crate::antispoof;
 use crate::conntrack::{self, Meaning, Place};
 use crate::family::{Family, V4, V6};
@@ -18,12 +17,17 @@ use crate::forward::{self, Action};
 use crate::host;
 use crate::judgement::{End, check_opens, judge};
 use crate::packet::{Packet, PacketKind};
-use crate::parse::ethernet::{self, EtherType, Ethernet, is_group};
+use crate::parse::ethernet::{self, EtherType};
 use crate::policy::Classes;
-use crate::related;
 use crate::settings;
-use crate::skb::Skb;
+use crate::skb::{Mac, Skb};
 use crate::tables::Tables;
+
+/// Entries of the programs that finish what this one does not settle.
+const UNSETTLED4: u32 = 0;
+const UNSETTLED6: u32 = 1;
+const NEIGHBOR: u32 = 4;
+const ARP: u32 = 5;
 
 #[classifier]
 pub(crate) fn from_workload(context: TcContext) -> i32 {
@@ -34,21 +38,21 @@ pub(crate) fn from_workload(context: TcContext) -> i32 {
 #[inline(always)]
 pub(super) fn verdict(context: &TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
-    match try_from_workload(&skb) {
+    match try_from_workload(context, &skb) {
         Ok(action) => action,
         Err(reason) => drop_packet(&skb, reason),
     }
 }
 
-/// The sender: the endpoint of the tap, and the frame's header.
+/// The sender: the endpoint of the tap, and the frame's source address.
 struct Sender<'a> {
     slot: Slot,
     endpoint: &'a Endpoint,
-    ethernet: Ethernet,
+    source: Mac,
 }
 
 #[inline(always)]
-fn try_from_workload(skb: &Skb) -> Result<Action, DropReason> {
+fn try_from_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReason> {
     let mark = skb.mark();
     if mark & settings::judged_mark() != 0 {
         skb.set_mark(mark & !settings::judged_mark());
@@ -56,40 +60,53 @@ fn try_from_workload(skb: &Skb) -> Result<Action, DropReason> {
     skb.make_headers_linear();
     let tables = Tables::active()?;
     let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
-    let (ethernet, ethertype) = ethernet::parse(skb)?;
-    let sender = Sender { slot, endpoint, ethernet };
+    let (source, ethertype) = ethernet::parse(skb)?;
+    let sender = Sender { slot, endpoint, source };
     match ethertype {
-        EtherType::Ipv4 => from_sender::<V4>(skb, &tables, &sender),
+        EtherType::Ipv4 => from_sender::<V4>(context, skb, &tables, &sender, UNSETTLED4),
         EtherType::Ipv6 => {
             if !settings::ipv6() {
                 return Err(DropReason::Ipv6Disabled);
             }
-            from_sender::<V6>(skb, &tables, &sender)
+            from_sender::<V6>(context, skb, &tables, &sender, UNSETTLED6)
         }
-        EtherType::Arp => Ok(arp(skb.raw())),
+        EtherType::Arp => Err(leave_to(context, ARP)),
     }
 }
 
 /// The fast path: the packet continues a flow that was judged under the policy in force.
 #[inline(always)]
-fn from_sender<F: Family>(skb: &Skb, tables: &Tables, sender: &Sender<'_>) -> Result<Action, DropReason> {
+fn from_sender<F: Family>(
+    context: &TcContext,
+    skb: &Skb,
+    tables: &Tables,
+    sender: &Sender<'_>,
+    unsettled: u32,
+) -> Result<Action, DropReason> {
     let packet = F::parse(skb)?;
     match packet.kind {
-        PacketKind::IcmpError | PacketKind::Neighbor => return Ok(unsettled::<F>(skb.raw(), 0)),
+        PacketKind::Neighbor => return Err(leave_to(context, NEIGHBOR)),
+        PacketKind::IcmpError => {
+            skb.leave(0);
+            return Err(leave_to(context, unsettled));
+        }
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
     }
     let seen = conntrack::look_up(&packet);
     let Some(flow) = seen.flow() else {
-        return Ok(unsettled::<F>(skb.raw(), 1));
+        skb.leave(NO_FLOW);
+        return Err(leave_to(context, unsettled));
     };
     let place = seen.place(&flow);
     if is_current(sender, &flow, &place) && !conntrack::is_syn(&packet) {
         if let Some(end) = current_destination(tables, &place) {
-            seen.touch(&flow, &packet, place.original);
-            return send(skb, &packet, end);
+            if seen.touch(&flow, &packet, place.original) {
+                return send(skb, &packet, end);
+            }
         }
     }
-    Ok(unsettled::<F>(skb.raw(), 0))
+    skb.leave(0);
+    Err(leave_to(context, unsettled))
 }
 
 /// Returns whether the flow's source is this sender, judged under its present policy, and the frame comes from a
@@ -100,11 +117,11 @@ fn is_current(sender: &Sender<'_>, flow: &Flow, place: &Place) -> bool {
     if place.source_slot != sender.slot || place.source_generation != sender.endpoint.generation {
         return false;
     }
-    if sender.ethernet.source == sender.endpoint.mac {
+    if sender.source == Mac::of(&sender.endpoint.mac) {
         return true;
     }
     let any_mac = if place.original { FLOW_ORIGIN_ANY_MAC } else { FLOW_RESPONDER_ANY_MAC };
-    flow.flags & any_mac != 0 && !is_group(sender.ethernet.source)
+    flow.flags & any_mac != 0 && !sender.source.is_group()
 }
 
 /// Returns the flow's destination, or `None` if its policy changed since the flow was judged.
@@ -130,11 +147,22 @@ fn send<F: Family>(skb: &Skb, packet: &Packet<F>, destination: End<'_>) -> Resul
 }
 
 /// Judges a packet that the fast path does not settle: a new flow, a flow whose verdict may no longer hold, an ICMP
-/// error, neighbour discovery. `no_flow` is 1 when the look-up found none. Returns the TC verdict.
-#[inline(never)]
-fn unsettled<F: Family>(raw: *mut __sk_buff, no_flow: u32) -> i32 {
-    let skb = Skb::new(raw);
-    match try_unsettled::<F>(&skb, no_flow != 0) {
+/// error, neighbour discovery.
+#[classifier]
+pub(crate) fn from_workload4(context: TcContext) -> i32 {
+    unsettled::<V4>(&context)
+}
+
+/// As [`from_workload4`], for IPv6.
+#[classifier]
+pub(crate) fn from_workload6(context: TcContext) -> i32 {
+    unsettled::<V6>(&context)
+}
+
+#[inline(always)]
+fn unsettled<F: Family>(context: &TcContext) -> i32 {
+    let skb = Skb::new(context.skb.skb);
+    match try_unsettled::<F>(&skb, skb.left() == NO_FLOW) {
         Ok(action) => action,
         Err(reason) => drop_packet(&skb, reason),
     }
@@ -144,18 +172,18 @@ fn unsettled<F: Family>(raw: *mut __sk_buff, no_flow: u32) -> i32 {
 fn try_unsettled<F: Family>(skb: &Skb, no_flow: bool) -> Result<Action, DropReason> {
     let tables = Tables::active()?;
     let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
-    let ethernet: Ethernet = skb.load(0)?;
-    let sender = Sender { slot, endpoint, ethernet };
+    let source = ethernet::source(skb)?;
+    let sender = Sender { slot, endpoint, source };
     let packet = F::parse(skb)?;
     if host::is_dhcp_server(&packet) {
         return Err(DropReason::DhcpServer);
     }
     match packet.kind {
-        PacketKind::Neighbor => return neighbor(skb, &tables, &sender, &packet),
+        PacketKind::Neighbor => return Err(DropReason::NeighborSender),
         PacketKind::IcmpError => return icmp_error(skb, &tables, &sender, &packet),
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
     }
-    if host::has_dhcp_client_ports(&packet) && host::is_dhcp_to_host(&tables, endpoint, &sender.ethernet, &packet)? {
+    if host::has_dhcp_client_ports(&packet) && host::is_dhcp_to_host(&tables, endpoint, sender.source, &packet)? {
         return Ok(forward::to_stack(skb, PassReason::Dhcp));
     }
     judge_packet(skb, &tables, &sender, &packet, no_flow)
@@ -170,9 +198,9 @@ fn judge_packet<F: Family>(
     packet: &Packet<F>,
     no_flow: bool,
 ) -> Result<Action, DropReason> {
-    let source_flags = antispoof::check_source::<F>(sender.endpoint, &sender.ethernet, packet.source)?;
+    let source_flags = antispoof::check_source::<F>(sender.endpoint, sender.source, packet.source)?;
     let any_mac = source_flags & SOURCE_ANY_MAC != 0;
-    let seen = if no_flow { conntrack::without_flow(packet) } else { conntrack::look_up(packet) };
+    let seen = conntrack::look_up_unless(packet, no_flow);
     let flow = seen.flow();
     let (old, meaning, original) = match flow {
         Some(flow) => {
@@ -182,8 +210,7 @@ fn judge_packet<F: Family>(
         None => (Flow::NONE, Meaning::Opens, true),
     };
     let forward = original || meaning != Meaning::Continues;
-    let first = if forward { *packet } else { packet.reversed() };
-    let classes = Classes::of(tables, &first)?;
+    let classes = Classes::of(tables, packet, !forward)?;
     let peer_entry = if forward { classes.destination } else { classes.source };
     host::check_destination::<F>(packet.destination, peer_entry.slot)?;
     let me = End::of_endpoint(sender.slot, sender.endpoint);
@@ -195,7 +222,7 @@ fn judge_packet<F: Family>(
         check_opens(packet, me, peer)?;
     }
     let (originator, responder) = if forward { (me, peer) } else { (peer, me) };
-    let judged = match judge(skb, tables, &first, &classes, originator, responder) {
+    let judged = match judge(skb, packet, !forward, &classes, originator, responder) {
         Ok(judged) => judged,
         Err(reason) => {
             if meaning != Meaning::Aside {
@@ -204,11 +231,9 @@ fn judge_packet<F: Family>(
             return Err(reason);
         }
     };
-    let room = match meaning {
-        Meaning::Opens => seen.open(&judged.new_flow(&seen, any_mac)),
-        Meaning::Continues => seen.open(&judged.kept_flow(&seen, &old, original, any_mac)),
-        Meaning::Aside => true,
-    };
+    let kept = if meaning == Meaning::Continues { Some(&old) } else { None };
+    let entry = judged.flow(packet, &seen, kept, forward, any_mac);
+    let room = meaning == Meaning::Aside || seen.open(&entry);
     if !room {
         return untracked(skb, packet, peer);
     }
@@ -224,16 +249,24 @@ fn untracked<F: Family>(skb: &Skb, packet: &Packet<F>, destination: End<'_>) -> 
     }
 }
 
-/// Neighbour discovery and MLD reach the host only.
+/// Judges neighbour discovery and MLD, which reach the host only. Returns the TC verdict.
+#[classifier]
+pub(crate) fn from_workload_neighbor(context: TcContext) -> i32 {
+    let skb = Skb::new(context.skb.skb);
+    match try_neighbor(&skb) {
+        Ok(action) => action,
+        Err(reason) => drop_packet(&skb, reason),
+    }
+}
+
 #[inline(always)]
-fn neighbor<F: Family>(
-    skb: &Skb,
-    tables: &Tables,
-    sender: &Sender<'_>,
-    packet: &Packet<F>,
-) -> Result<Action, DropReason> {
-    antispoof::check_neighbor(skb, sender.endpoint, &sender.ethernet, packet)?;
-    if !F::stays_on_link(packet.destination) && F::address_entry(tables, packet.destination)?.slot != SLOT_HOST {
+fn try_neighbor(skb: &Skb) -> Result<Action, DropReason> {
+    let tables = Tables::active()?;
+    let (_, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
+    let source = ethernet::source(skb)?;
+    let packet = V6::parse(skb)?;
+    antispoof::check_neighbor(skb, endpoint, source, &packet)?;
+    if !V6::stays_on_link(packet.destination) && V6::address_entry(&tables, packet.destination)?.slot != SLOT_HOST {
         return Err(DropReason::NeighborSender);
     }
     Ok(forward::to_stack(skb, PassReason::Neighbor))
@@ -247,9 +280,8 @@ fn icmp_error<F: Family>(
     sender: &Sender<'_>,
     packet: &Packet<F>,
 ) -> Result<Action, DropReason> {
-    antispoof::check_source::<F>(sender.endpoint, &sender.ethernet, packet.source)?;
-    let place = related::quoted_place(skb, packet, true)?;
-    if place.destination_slot != sender.slot {
+    antispoof::check_source::<F>(sender.endpoint, sender.source, packet.source)?;
+    if F::quoted_slots(skb, true)?.destination != sender.slot {
         return Err(DropReason::IcmpUnrelated);
     }
     let entry = F::address_entry(tables, packet.destination)?;
@@ -258,9 +290,9 @@ fn icmp_error<F: Family>(
 }
 
 /// Judges an ARP packet. Returns the TC verdict.
-#[inline(never)]
-fn arp(raw: *mut __sk_buff) -> i32 {
-    let skb = Skb::new(raw);
+#[classifier]
+pub(crate) fn from_workload_arp(context: TcContext) -> i32 {
+    let skb = Skb::new(context.skb.skb);
     match try_arp(&skb) {
         Ok(action) => action,
         Err(reason) => drop_packet(&skb, reason),
@@ -271,7 +303,7 @@ fn arp(raw: *mut __sk_buff) -> i32 {
 fn try_arp(skb: &Skb) -> Result<Action, DropReason> {
     let tables = Tables::active()?;
     let (_, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
-    let ethernet: Ethernet = skb.load(0)?;
-    antispoof::check_arp(skb, endpoint, &ethernet)?;
+    let source = ethernet::source(skb)?;
+    antispoof::check_arp(skb, endpoint, source)?;
     Ok(forward::to_stack(skb, PassReason::Neighbor))
 }

@@ -7,13 +7,32 @@ mod maintenance;
 mod to_workload;
 
 use aya_ebpf::bindings::TC_ACT_SHOT;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
+use calico_ebpf_common::maps::UNSETTLED_ENTRIES;
 use calico_ebpf_common::verdict::DropReason;
 
 use crate::counters;
 use crate::settings;
 use crate::skb::Skb;
+
+/// Programs that finish what the attached ones do not settle on the fast path. They are reached by tail call: each has
+/// the whole stack, and the verifier proves each by itself. The loader fills the map; an empty entry drops the packet.
+#[map]
+static CEBPF_UNSETTLED: ProgramArray = ProgramArray::with_max_entries(UNSETTLED_ENTRIES, 0);
+
+/// Word that is left to say that the look-up found no flow.
+const NO_FLOW: u32 = 1;
+
+/// Hands the packet to the program at `entry` of [`CEBPF_UNSETTLED`]. Comes back only if that is missing.
+#[inline(always)]
+fn leave_to(context: &TcContext, entry: u32) -> DropReason {
+    // SAFETY: the context is the program's own.
+    let _ = unsafe { CEBPF_UNSETTLED.tail_call(context, entry) };
+    DropReason::NoPolicyTable
+}
 
 /// Counts a refused packet and returns the verdict for it.
 #[inline(always)]

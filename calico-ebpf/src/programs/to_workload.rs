@@ -7,7 +7,7 @@ use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, Slot};
 use calico_ebpf_common::flow::Flow;
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
-use super::drop_packet;
+use super::{NO_FLOW, drop_packet, leave_to};
 use crate::antispoof;
 use crate::conntrack::{self, Meaning};
 use crate::family::{Family, V4, V6};
@@ -16,10 +16,13 @@ use crate::judgement::{End, Judged, check_opens, judge};
 use crate::packet::{Packet, PacketKind};
 use crate::parse::ethernet::{self, EtherType};
 use crate::policy::Classes;
-use crate::related;
 use crate::settings;
 use crate::skb::Skb;
 use crate::tables::Tables;
+
+/// Entries of the programs that finish what this one does not settle.
+const UNSETTLED4: u32 = 2;
+const UNSETTLED6: u32 = 3;
 
 #[classifier]
 pub(crate) fn to_workload(context: TcContext) -> i32 {
@@ -27,7 +30,7 @@ pub(crate) fn to_workload(context: TcContext) -> i32 {
     if skb.mark() & settings::judged_mark() != 0 {
         return TC_ACT_UNSPEC as i32;
     }
-    match try_to_workload(&skb) {
+    match try_to_workload(&context, &skb) {
         Ok(action) => action,
         Err(reason) => drop_packet(&skb, reason),
     }
@@ -40,7 +43,7 @@ struct Receiver<'a> {
 }
 
 #[inline(always)]
-fn try_to_workload(skb: &Skb) -> Result<Action, DropReason> {
+fn try_to_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReason> {
     skb.make_headers_linear();
     let tables = Tables::active()?;
     let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
@@ -50,8 +53,8 @@ fn try_to_workload(skb: &Skb) -> Result<Action, DropReason> {
     }
     let (_, ethertype) = ethernet::parse(skb)?;
     match ethertype {
-        EtherType::Ipv4 => from_remote::<V4>(skb, &receiver),
-        EtherType::Ipv6 => from_remote::<V6>(skb, &receiver),
+        EtherType::Ipv4 => from_remote::<V4>(context, skb, &receiver, UNSETTLED4),
+        EtherType::Ipv6 => from_remote::<V6>(context, skb, &receiver, UNSETTLED6),
         // Nothing forwards ARP to a tap: proxy ARP answers are the host's own.
         EtherType::Arp => Err(DropReason::ArpSender),
     }
@@ -64,10 +67,10 @@ fn from_host(skb: &Skb, receiver: &Receiver<'_>) -> Result<Action, DropReason> {
     if let Ok((_, ethertype)) = ethernet::parse(skb) {
         match ethertype {
             EtherType::Ipv4 => {
-                track_host_packet::<V4>(skb.raw());
+                to_workload_track4(skb.raw());
             }
             EtherType::Ipv6 => {
-                track_host_packet::<V6>(skb.raw());
+                to_workload_track6(skb.raw());
             }
             EtherType::Arp => {
                 if antispoof::answers_for_own_address(skb, receiver.endpoint) {
@@ -80,7 +83,20 @@ fn from_host(skb: &Skb, receiver: &Receiver<'_>) -> Result<Action, DropReason> {
 }
 
 /// Keeps the flow of a packet that the host sends. Returns 0.
+#[unsafe(no_mangle)]
 #[inline(never)]
+extern "C" fn to_workload_track4(raw: *mut __sk_buff) -> i32 {
+    track_host_packet::<V4>(raw)
+}
+
+/// As [`to_workload_track4`], for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn to_workload_track6(raw: *mut __sk_buff) -> i32 {
+    track_host_packet::<V6>(raw)
+}
+
+#[inline(always)]
 fn track_host_packet<F: Family>(raw: *mut __sk_buff) -> i32 {
     let skb = Skb::new(raw);
     let Ok(tables) = Tables::active() else { return 0 };
@@ -97,50 +113,74 @@ fn track<F: Family>(receiver: &Receiver<'_>, packet: &Packet<F>) {
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
     }
     let seen = conntrack::look_up(packet);
-    if let Some(flow) = seen.flow() {
-        let place = seen.place(&flow);
-        let opens_anew = place.original && place.destination_generation != receiver.endpoint.generation
-            || conntrack::is_syn(packet) && flow.is_closed();
-        if !opens_anew {
-            seen.touch(&flow, packet, place.original);
-            return;
+    let by_host = Judged::by_host(End::of_endpoint(receiver.slot, receiver.endpoint));
+    let Some(flow) = seen.flow() else {
+        if packet.kind != PacketKind::IcmpReply {
+            seen.open(&by_host.flow(packet, &seen, None, true, false));
         }
-    } else if packet.kind == PacketKind::IcmpReply {
         return;
+    };
+    let place = seen.place(&flow);
+    let opens_anew = place.original && place.destination_generation != receiver.endpoint.generation
+        || conntrack::is_syn(packet) && flow.is_closed();
+    if opens_anew {
+        seen.open(&by_host.flow(packet, &seen, None, true, false));
+    } else if !seen.touch(&flow, packet, place.original) {
+        let state = conntrack::next_state(flow.state, packet, place.original);
+        seen.open(&Flow { state, last_seen: conntrack::now(), ..flow });
     }
-    let judged = Judged::by_host(End::of_endpoint(receiver.slot, receiver.endpoint));
-    seen.open(&judged.new_flow(&seen, false));
 }
 
 /// The fast path of traffic from outside: the packet continues a flow that was judged under the policy in force.
 #[inline(always)]
-fn from_remote<F: Family>(skb: &Skb, receiver: &Receiver<'_>) -> Result<Action, DropReason> {
+fn from_remote<F: Family>(
+    context: &TcContext,
+    skb: &Skb,
+    receiver: &Receiver<'_>,
+    unsettled: u32,
+) -> Result<Action, DropReason> {
     let packet = F::parse(skb)?;
     match packet.kind {
         PacketKind::Neighbor => return Err(DropReason::NeighborSender),
-        PacketKind::IcmpError => return Ok(unsettled::<F>(skb.raw(), 0)),
+        PacketKind::IcmpError => {
+            skb.leave(0);
+            return Err(leave_to(context, unsettled));
+        }
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
     }
     let seen = conntrack::look_up(&packet);
     let Some(flow) = seen.flow() else {
-        return Ok(unsettled::<F>(skb.raw(), 1));
+        skb.leave(NO_FLOW);
+        return Err(leave_to(context, unsettled));
     };
     let place = seen.place(&flow);
     let current = place.destination_slot == receiver.slot
         && place.destination_generation == receiver.endpoint.generation;
     if current && !conntrack::is_syn(&packet) {
-        seen.touch(&flow, &packet, place.original);
-        return Ok(forward::to_stack(skb, PassReason::FromRemote));
+        if seen.touch(&flow, &packet, place.original) {
+            return Ok(forward::to_stack(skb, PassReason::FromRemote));
+        }
     }
-    Ok(unsettled::<F>(skb.raw(), 0))
+    skb.leave(0);
+    Err(leave_to(context, unsettled))
 }
 
-/// Judges a packet that the fast path does not settle. `no_flow` is 1 when the look-up found none. Returns the TC
-/// verdict.
-#[inline(never)]
-fn unsettled<F: Family>(raw: *mut __sk_buff, no_flow: u32) -> i32 {
-    let skb = Skb::new(raw);
-    match try_unsettled::<F>(&skb, no_flow != 0) {
+/// Judges a packet that the fast path does not settle.
+#[classifier]
+pub(crate) fn to_workload4(context: TcContext) -> i32 {
+    unsettled::<V4>(&context)
+}
+
+/// As [`to_workload4`], for IPv6.
+#[classifier]
+pub(crate) fn to_workload6(context: TcContext) -> i32 {
+    unsettled::<V6>(&context)
+}
+
+#[inline(always)]
+fn unsettled<F: Family>(context: &TcContext) -> i32 {
+    let skb = Skb::new(context.skb.skb);
+    match try_unsettled::<F>(&skb, skb.left() == NO_FLOW) {
         Ok(action) => action,
         Err(reason) => drop_packet(&skb, reason),
     }
@@ -153,8 +193,7 @@ fn try_unsettled<F: Family>(skb: &Skb, no_flow: bool) -> Result<Action, DropReas
     let receiver = Receiver { slot, endpoint };
     let packet = F::parse(skb)?;
     if packet.kind == PacketKind::IcmpError {
-        let place = related::quoted_place(skb, &packet, false)?;
-        if place.source_slot != receiver.slot {
+        if F::quoted_slots(skb, false)?.source != receiver.slot {
             return Err(DropReason::IcmpUnrelated);
         }
         return Ok(forward::to_stack(skb, PassReason::FromRemote));
@@ -174,7 +213,7 @@ fn judge_packet<F: Family>(
     packet: &Packet<F>,
     no_flow: bool,
 ) -> Result<Action, DropReason> {
-    let seen = if no_flow { conntrack::without_flow(packet) } else { conntrack::look_up(packet) };
+    let seen = conntrack::look_up_unless(packet, no_flow);
     let (old, meaning, original, peer) = match seen.flow() {
         Some(flow) => {
             let place = seen.place(&flow);
@@ -190,10 +229,9 @@ fn judge_packet<F: Family>(
         check_opens(packet, peer, me)?;
     }
     let forward = original || meaning != Meaning::Continues;
-    let first = if forward { *packet } else { packet.reversed() };
-    let classes = Classes::of(tables, &first)?;
+    let classes = Classes::of(tables, packet, !forward)?;
     let (originator, responder) = if forward { (peer, me) } else { (me, peer) };
-    let judged = match judge(skb, tables, &first, &classes, originator, responder) {
+    let judged = match judge(skb, packet, !forward, &classes, originator, responder) {
         Ok(judged) => judged,
         Err(reason) => {
             if meaning != Meaning::Aside {
@@ -202,11 +240,8 @@ fn judge_packet<F: Family>(
             return Err(reason);
         }
     };
-    let room = match meaning {
-        Meaning::Opens => seen.open(&judged.new_flow(&seen, false)),
-        Meaning::Continues => seen.open(&judged.kept_flow(&seen, &old, original, false)),
-        Meaning::Aside => true,
-    };
+    let kept = if meaning == Meaning::Continues { Some(&old) } else { None };
+    let room = meaning == Meaning::Aside || seen.open(&judged.flow(packet, &seen, kept, forward, false));
     let reason = if room { PassReason::FromRemote } else { PassReason::Untracked };
     Ok(forward::to_stack(skb, reason))
 }

@@ -425,12 +425,7 @@ fn ten_thousand_endpoints_and_a_thousand_groups_resolve_quickly() {
         objects.push(policy(&format!("ossg.default.{number}"), spec));
     }
     let snapshot = snapshot(&objects);
-    let started = std::time::Instant::now();
     let state = resolve(&snapshot, &options());
-    println!(
-        "10,000 endpoints, 1,000 groups: {:?}, {} sets",
-        started.elapsed(),
-        state.sets.len()
-    );
+    assert_eq!(state.sets.len(), 31);
     assert_eq!(state.endpoints.len(), 250);
 }

@@ -1,7 +1,6 @@
 mod endpoints;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use calico_ebpf_common::endpoint::{
     Endpoint, FLAG_ANY_SOURCE, SLOT_HOST, SOURCE_ANY_MAC, SOURCE_VALID, slot_of_interface, source4_flags,
@@ -311,13 +310,8 @@ fn a_thousand_rules_and_a_hundred_thousand_members_compile_quickly() {
             .map(|member| IpNet::from(IpAddr::V4((0x0b00_0000 + number * 1_000 + member).into())));
         case.state.sets.insert(set(number), Arc::new(members.collect()));
     }
-    let started = Instant::now();
     let built = build(&case.input(0), &mut RuleIds::new()).unwrap();
-    println!(
-        "1,000 rules, 100,000 members: {:?}, {:?}",
-        started.elapsed(),
-        built.report
-    );
+    println!("{:?}", built.report);
     assert!(built.over_budget.is_empty());
     assert!(built.report.exact_addresses > 50_000);
 }
