@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use aya::maps::{Map, MapData, MapInfo, PerCpuArray, PerCpuValues};
+use aya::maps::{Map, MapData, MapInfo, PerCpuArray, PerCpuValues, ProgramArray};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
@@ -21,13 +21,14 @@ use super::policy_map::PolicyMap;
 use crate::config::values::{Config, EndpointToHostAction};
 
 /// Every map that is pinned.
-const PINNED_MAPS: [&str; 6] = [
+const PINNED_MAPS: [&str; 7] = [
     maps::POLICY,
     maps::ACTIVE,
     maps::FLOWS4,
     maps::FLOWS6,
     maps::COUNTERS,
     maps::RULES,
+    maps::UNSETTLED,
 ];
 /// Maps that are taken over from the last run: flows and counts must not be lost. Rule counters begin anew, because
 /// their numbers belong to one run.
@@ -232,7 +233,27 @@ fn load_object(
             .map_err(|error| refused(&error))
             .with_context(|| format!("the kernel refuses program {name}"))?;
     }
+    fill_unsettled(&mut object)?;
     Ok(object)
+}
+
+/// Loads the programs that the attached ones leave to and enters them in their array.
+fn fill_unsettled(object: &mut Ebpf) -> anyhow::Result<()> {
+    let mut loaded = Vec::new();
+    for name in maps::UNSETTLED_PROGRAMS {
+        let program = classifier(object, name)?;
+        program
+            .load()
+            .map_err(|error| refused(&error))
+            .with_context(|| format!("the kernel refuses program {name}"))?;
+        loaded.push(program.fd()?.try_clone()?);
+    }
+    let array = object.map_mut(maps::UNSETTLED).context("the eBPF object has no program array")?;
+    let mut array = ProgramArray::try_from(array)?;
+    for (entry, program) in (0..).zip(&loaded) {
+        array.set(entry, program, 0)?;
+    }
+    Ok(())
 }
 
 /// Lines of the verifier's log that are shown: the last ones say why.
@@ -263,7 +284,13 @@ fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Sc
 
 fn map_data<'a>(object: &'a Ebpf, name: &str) -> anyhow::Result<&'a MapData> {
     match object.map(name) {
-        Some(Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::LruHashMap(data)) => {
+        Some(
+            Map::Array(data)
+            | Map::PerCpuArray(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::ProgramArray(data),
+        ) => {
             Ok(data)
         }
         Some(other) => Err(anyhow!("map {name} is of another type: {other:?}")),
