@@ -271,14 +271,16 @@ impl Skb {
         unsafe { (*self.raw).cb[0] }
     }
 
+    /// Returns where the linear part begins.
     #[inline(always)]
-    fn data(&self) -> usize {
+    pub(crate) fn data(&self) -> usize {
         // SAFETY: as in `len`.
         unsafe { (*self.raw).data as usize }
     }
 
+    /// Returns where the linear part ends.
     #[inline(always)]
-    fn data_end(&self) -> usize {
+    pub(crate) fn data_end(&self) -> usize {
         // SAFETY: as in `len`.
         unsafe { (*self.raw).data_end as usize }
     }
