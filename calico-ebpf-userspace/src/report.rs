@@ -1,6 +1,8 @@
 //! What the agent tells about itself: written to `RunDir/report.json` after each change (by rename, so a reader
 //! never sees half of it), read by the command line and the metrics. It outlives the agent, as the dataplane does.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// File name in `RunDir`.
@@ -24,6 +26,9 @@ pub struct AgentReport {
     pub policy_sets: Vec<PolicySetReport>,
     /// Objects and fields that were left out, and why.
     pub problems: Vec<String>,
+    /// Number of these by what the agent did about them: `object-skipped`, `rule-skipped` ...
+    #[serde(default)]
+    pub problems_by_consequence: BTreeMap<String, u64>,
     /// Objects that are read but not enforced.
     pub not_enforced: Vec<String>,
     /// Kernel state that could not be written and is retried.
@@ -57,6 +62,9 @@ pub struct TableReport {
     pub cells: u64,
     /// Policy sets that were too large to compile and deny everything.
     pub over_budget: u32,
+    /// From the calculated state to the version being in force.
+    #[serde(default)]
+    pub apply_milliseconds: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! Writes the report, for the command line and for whoever in the agent wants it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -67,6 +68,11 @@ impl Reporter {
             objects: view.snapshot.len() as u64,
         };
         self.report.problems = view.problems.iter().map(ToString::to_string).collect();
+        let mut counts = BTreeMap::new();
+        for problem in view.problems.iter() {
+            *counts.entry(problem.consequence.name().to_owned()).or_default() += 1;
+        }
+        self.report.problems_by_consequence = counts;
     }
 
     /// Tells the state of the dataplane.
@@ -86,6 +92,7 @@ impl Reporter {
             .collect();
         self.report.dirty = dirty;
         self.report.moved_to_head = dataplane.moved_to_head;
+        self.report.tables.apply_milliseconds = dataplane.apply_milliseconds;
     }
 
     /// Writes the report if it has changed.

@@ -169,7 +169,7 @@ fn rules_of(tiers: &[TierReport], hits: &BTreeMap<u32, u64>) -> Vec<RuleView> {
             views.push(end(&tier.tier, &tier.default_action, "end of the tier"));
         }
     }
-    views.push(end("", "Deny", "end of policy"));
+    views.push(end("", "deny", "end of policy"));
     views
 }
 
@@ -216,12 +216,12 @@ mod tests {
         let rule = RuleReport {
             counter: 9,
             index: 0,
-            action: "Allow".to_owned(),
+            action: "allow".to_owned(),
             text: "tcp to ports 80".to_owned(),
         };
         let tier = TierReport {
             tier: "default".to_owned(),
-            default_action: "Deny".to_owned(),
+            default_action: "deny".to_owned(),
             policies: vec![PolicyReport {
                 name: "openstack/web".to_owned(),
                 rules: vec![rule],

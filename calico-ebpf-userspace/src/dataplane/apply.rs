@@ -104,6 +104,8 @@ pub struct Dataplane {
     policy_fails_since: Option<Instant>,
     /// How often ours had to be moved back to the head of a tap's chain.
     pub moved_to_head: u64,
+    /// How long it took to compile the last version of the table and to put it in force.
+    pub apply_milliseconds: u64,
     ticks_per_second: u64,
 }
 
@@ -145,6 +147,7 @@ impl Dataplane {
             trouble: BTreeMap::new(),
             policy_fails_since: None,
             moved_to_head: 0,
+            apply_milliseconds: 0,
             ticks_per_second: ticks_per_second()?,
         })
     }
@@ -356,11 +359,12 @@ impl Dataplane {
             .collect();
         self.state.save().context("cannot write the state file")?;
         self.policy.put_in_force(&table.lines, input.base_line)?;
+        self.apply_milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             epoch,
             endpoints = desired.endpoints.len(),
             lines = table.lines.len(),
-            milliseconds = started.elapsed().as_millis(),
+            milliseconds = self.apply_milliseconds,
             "policy table in force"
         );
         for (key, problem) in &table.endpoint_problems {

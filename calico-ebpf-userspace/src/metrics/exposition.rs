@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::model::problem::Consequence;
 use crate::observe::pinned::{CounterValue, Counters, PinnedMaps};
 use crate::report::AgentReport;
 
@@ -99,11 +100,15 @@ impl Reading {
             "Revision or number of reads",
             report.datastore.revision,
         )?;
-        gauge(
+        let help = "Objects and fields that were left out, by what was done about them";
+        let problems = self.problems_by_consequence();
+        family(
             encoder,
             "calico_ebpf_problems",
-            "Objects and fields that were left out",
-            count(report.problems.len()),
+            help,
+            MetricType::Gauge,
+            "consequence",
+            &problems,
         )?;
         let help = "Objects that are read but not enforced";
         gauge(
@@ -144,7 +149,7 @@ impl Reading {
 
     fn encode_policy(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let (report, tables) = (&self.report, &self.report.tables);
-        let values: [(&str, &str, u64); 10] = [
+        let values: [(&str, &str, u64); 12] = [
             (
                 "calico_ebpf_policy_epoch",
                 "Version of the policy table in force",
@@ -194,6 +199,16 @@ impl Reading {
                 "calico_ebpf_policy_table_cells",
                 "Cells of all policy sets",
                 tables.cells,
+            ),
+            (
+                "calico_ebpf_policy_apply_milliseconds",
+                "From the calculated state to the last version in force",
+                tables.apply_milliseconds,
+            ),
+            (
+                "calico_ebpf_programs_moved_to_head",
+                "Times that a foreign program stood before ours on a tap",
+                report.moved_to_head,
             ),
         ];
         values
@@ -280,6 +295,15 @@ impl Reading {
             "in-sync" => 3,
             _ => 0,
         }
+    }
+
+    fn problems_by_consequence(&self) -> Vec<(&str, u64)> {
+        let counts = &self.report.problems_by_consequence;
+        let value = |consequence: &Consequence| counts.get(consequence.name()).copied().unwrap_or(0);
+        Consequence::ALL
+            .iter()
+            .map(|consequence| (consequence.name(), value(consequence)))
+            .collect()
     }
 
     fn endpoints_by_state(&self) -> Vec<(&str, u64)> {

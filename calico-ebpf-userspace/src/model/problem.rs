@@ -24,6 +24,30 @@ pub enum Consequence {
     LastGoodKept,
 }
 
+impl Consequence {
+    /// Every consequence.
+    pub const ALL: &'static [Self] = &[
+        Self::ObjectSkipped,
+        Self::RuleSkipped,
+        Self::FieldSkipped,
+        Self::Reinterpreted,
+        Self::NotEnforced,
+        Self::LastGoodKept,
+    ];
+
+    /// Returns the name in reports and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ObjectSkipped => "object-skipped",
+            Self::RuleSkipped => "rule-skipped",
+            Self::FieldSkipped => "field-skipped",
+            Self::Reinterpreted => "reinterpreted",
+            Self::NotEnforced => "not-enforced",
+            Self::LastGoodKept => "last-good-kept",
+        }
+    }
+}
+
 /// One thing wrong with one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {

@@ -53,10 +53,12 @@ pub fn read_report(run_dir: &Path) -> Result<AgentReport, ObserveError> {
     }
 }
 
-/// Returns whether the process that wrote `report` is still there.
+/// Returns whether the process that wrote `report` is still there. Its number may be another's by now, so its name
+/// counts, too: the binary's, or that of this process.
 pub fn is_running(report: &AgentReport) -> bool {
-    let name = std::fs::read_to_string(format!("/proc/{}/comm", report.pid)).unwrap_or_default();
-    name.trim_end().starts_with("calico-ebpf")
+    let name = |process: &str| std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    let found = name(&report.pid.to_string());
+    !found.is_empty() && (found.starts_with("calico-ebpf") || found == name("self"))
 }
 
 #[cfg(test)]
