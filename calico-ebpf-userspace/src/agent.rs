@@ -37,7 +37,7 @@ const GUARD_INTERVAL: Duration = Duration::from_secs(2);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Stands for "never" where a time is needed.
-const NEVER: Duration = Duration::from_secs(365 * 86_400);
+const NEVER: Duration = Duration::from_hours(365 * 24);
 
 /// Runs until `stop`. The dataplane stays in force afterwards.
 ///

@@ -10,22 +10,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use calico_ebpf_common::maps::PROGRAM_READ_CLOCK;
-use ipnet::IpNet;
 
 use super::assignments::Assignments;
 use super::flows::{highest_generation, read_clock, ticks_per_second};
 use super::interfaces::{Interface, Interfaces, WorkloadNames};
 use super::links::{AttachMode, Finding, Links, OldLinks};
-use super::neighbors::{self, NeighborTable};
+use super::neighbors::NeighborTable;
 use super::pins::Pins;
 use super::policy_map::PolicyMap;
 use super::programs::Programs;
-use super::routes::{self, RouteTable, Routes};
+use super::routes::{RouteTable, Routes};
 use super::state_file::StateFile;
-use super::sysctls::{Gate, Sysctls};
+use super::sysctls::Sysctls;
 use super::taps::Taps;
 use super::{host_addresses, interfaces};
-use crate::calc::effective::{EffectiveEndpoint, EffectiveState};
+use crate::calc::effective::EffectiveState;
 use crate::compile::input::{HostFacts, HostInterface, TableInput};
 use crate::compile::rule_ids::RuleIds;
 use crate::compile::table::{self, BuiltTable};
@@ -34,7 +33,7 @@ use crate::model::name::ResourceKey;
 use crate::model::resource::MacAddress;
 
 /// The agent gives up when it could not write a policy table for this long.
-const POLICY_WRITE_LIMIT: Duration = Duration::from_secs(60);
+const POLICY_WRITE_LIMIT: Duration = Duration::from_mins(1);
 
 /// A part of the kernel that is to be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,17 +79,17 @@ pub struct InForce {
 /// The kernel state of this host and everything needed to change it.
 #[derive(Debug)]
 pub struct Dataplane {
-    config: Config,
-    names: WorkloadNames,
-    netlink: rtnetlink::Handle,
+    pub(super) config: Config,
+    pub(super) names: WorkloadNames,
+    pub(super) netlink: rtnetlink::Handle,
     programs: Programs,
     policy: PolicyMap,
     links: Links,
     /// Until the first version of this run's table is in force, links of an earlier run keep their programs.
     old_links: OldLinks,
-    sysctls: Sysctls,
-    routes: Routes,
-    state: StateFile,
+    pub(super) sysctls: Sysctls,
+    pub(super) routes: Routes,
+    pub(super) state: StateFile,
     rule_ids: RuleIds,
     pub(super) assignments: Assignments,
     pub(super) interfaces: Interfaces,
@@ -98,7 +97,7 @@ pub struct Dataplane {
     pub(super) taps: Taps,
     pub(super) in_force: Option<InForce>,
     /// What the kernel has, when the last pass left nothing undone.
-    wanted_routes: Option<(RouteTable, NeighborTable)>,
+    pub(super) wanted_routes: Option<(RouteTable, NeighborTable)>,
     /// Trouble of single endpoints.
     pub(super) trouble: BTreeMap<ResourceKey, String>,
     policy_fails_since: Option<Instant>,
@@ -167,8 +166,11 @@ impl Dataplane {
         if parts.contains(&Part::Interfaces) || parts.contains(&Part::Links) {
             self.attach(&mut outcome).await?;
         }
-        self.put_table_in_force(desired, &mut outcome).await?;
+        self.put_table_in_force(desired, &mut outcome)?;
         if self.in_force.is_some() {
+            if !self.programs.are_pinned() {
+                self.take_over(&mut outcome).await?;
+            }
             self.write_settings(parts, &mut outcome);
             self.write_routes(parts, &mut outcome).await?;
         }
@@ -212,7 +214,7 @@ impl Dataplane {
         Ok(())
     }
 
-    fn workload_interfaces(&self) -> Vec<Interface> {
+    pub(super) fn workload_interfaces(&self) -> Vec<Interface> {
         self.interfaces
             .values()
             .filter(|interface| self.names.matches(&interface.name))
@@ -268,12 +270,20 @@ impl Dataplane {
         Ok(now + self.config.bpf_mid_stream_grace.as_secs() * self.ticks_per_second)
     }
 
-    fn host_facts(&self) -> HostFacts {
-        let taps = self
+    /// Returns what the table must know about the host: only the taps of endpoints, so that nobody's taps change
+    /// nothing.
+    fn host_facts(&self, desired: &EffectiveState) -> HostFacts {
+        let wanted: BTreeSet<&str> = desired
+            .endpoints
+            .values()
+            .map(|endpoint| endpoint.interface_name.as_str())
+            .collect();
+        let interfaces = self
             .interfaces
             .values()
-            .filter(|interface| self.names.matches(&interface.name));
-        let interfaces = taps
+            .filter(|interface| {
+                self.names.matches(&interface.name) && wanted.contains(interface.name.as_str())
+            })
             .map(|interface| {
                 let tap = self.taps.get(interface.ifindex).filter(|tap| tap.attached);
                 let fact = HostInterface {
@@ -290,12 +300,12 @@ impl Dataplane {
         }
     }
 
-    async fn put_table_in_force(
+    fn put_table_in_force(
         &mut self,
         desired: &Arc<EffectiveState>,
         outcome: &mut Outcome,
     ) -> anyhow::Result<()> {
-        let host = self.host_facts();
+        let host = self.host_facts(desired);
         let unchanged = self.in_force.as_ref().is_some_and(|in_force| {
             in_force.host == host && (Arc::ptr_eq(&in_force.state, desired) || in_force.state == *desired)
         });
@@ -318,9 +328,6 @@ impl Dataplane {
                 );
                 return Ok(());
             }
-        }
-        if self.old_links == OldLinks::Keep {
-            self.take_over(outcome).await?;
         }
         Ok(())
     }
@@ -385,146 +392,22 @@ impl Dataplane {
     }
 
     /// The first version of this run is in force for the new programs: now links of an earlier run change to them.
+    /// What the earlier run pinned stays until no link needs it.
     async fn take_over(&mut self, outcome: &mut Outcome) -> anyhow::Result<()> {
-        self.programs.pin_over_old()?;
+        self.programs.pin_unsettled_aside()?;
         self.old_links = OldLinks::Update;
-        self.attach(outcome).await
-    }
-
-    fn write_settings(&mut self, parts: &BTreeSet<Part>, outcome: &mut Outcome) {
-        let again = parts.contains(&Part::Settings);
-        if again {
-            let written =
-                self.sysctls
-                    .apply_host(&self.config, &self.interfaces, &self.names, &mut self.state);
-            match written {
-                Ok(written) if written.is_empty() => {}
-                Ok(written) => tracing::info!(settings = ?written, "settings of the host written"),
-                Err(error) => outcome.dirty.push(format!("settings of the host: {error}")),
-            }
-        }
-        if let Err(error) = self
-            .sysctls
-            .apply_new_interfaces(&self.interfaces, &self.names, &mut self.state)
-        {
-            outcome.dirty.push(format!("settings of new interfaces: {error}"));
-        }
-        let endpoints = self.endpoints_by_interface();
-        for tap in self.workload_interfaces() {
-            let gate = self.gate_of(&tap, &endpoints);
-            if !again
-                && self
-                    .taps
-                    .get(tap.ifindex)
-                    .is_some_and(|known| known.gate == Some(gate))
-            {
-                continue;
-            }
-            match self.sysctls.apply_tap(&self.config, &tap, gate, &mut self.state) {
-                Ok(()) => self.taps.note_gate(tap.ifindex, Some(gate)),
-                Err(error) => {
-                    outcome.dirty.push(format!("settings of {}: {error}", tap.name));
-                    self.taps.note_gate(tap.ifindex, None);
-                    if let Some((key, _)) = endpoints.get(&tap.name) {
-                        self.trouble
-                            .insert(key.clone(), format!("settings not written: {error}"));
-                    }
-                }
-            }
-        }
-    }
-
-    fn gate_of(
-        &self,
-        tap: &Interface,
-        endpoints: &BTreeMap<String, (ResourceKey, EffectiveEndpoint)>,
-    ) -> Gate {
-        let attached = self.taps.get(tap.ifindex).is_some_and(|known| known.attached);
-        match endpoints.get(&tap.name) {
-            Some((_, endpoint)) if attached => {
-                let spoofs = !endpoint.allow_spoofed_source_prefixes.is_empty();
-                if self.config.workload_source_spoofing && spoofs {
-                    Gate::OpenToSpoofing
-                } else {
-                    Gate::Open
-                }
-            }
-            _ => Gate::Closed,
-        }
-    }
-
-    /// Returns the endpoints of the table in force by the name of their interface.
-    fn endpoints_by_interface(&self) -> BTreeMap<String, (ResourceKey, EffectiveEndpoint)> {
-        let Some(in_force) = &self.in_force else {
-            return BTreeMap::new();
-        };
-        let placed = in_force
-            .state
-            .endpoints
-            .iter()
-            .filter(|(key, _)| in_force.table.endpoint_sets.contains_key(*key));
-        placed
-            .map(|(key, endpoint)| (endpoint.interface_name.clone(), (key.clone(), endpoint.clone())))
-            .collect()
-    }
-
-    async fn write_routes(&mut self, parts: &BTreeSet<Part>, outcome: &mut Outcome) -> anyhow::Result<()> {
-        let wanted = self.desired_routes();
-        if !parts.contains(&Part::Routes) && self.wanted_routes.as_ref() == Some(&wanted) {
-            return Ok(());
-        }
-        let taps: BTreeSet<u32> = self
+        self.attach(outcome).await?;
+        if self
             .workload_interfaces()
             .iter()
-            .map(|interface| interface.ifindex)
-            .collect();
-        let neighbors = neighbors::reconcile(&self.netlink, &taps, &wanted.1).await;
-        let mut dirty = neighbors.context("cannot read the neighbours")?;
-        let unfinished = self
-            .routes
-            .reconcile(&self.netlink, &self.config, &taps, &wanted.0, Instant::now())
-            .await
-            .context("cannot read the routes")?;
-        dirty.extend(unfinished.dirty);
-        outcome.again_at = unfinished.again_at;
-        self.wanted_routes = (dirty.is_empty() && outcome.again_at.is_none()).then_some(wanted);
-        for trouble in &dirty {
-            tracing::warn!(trouble, "not written, retried");
+            .all(|tap| self.is_attached(tap.ifindex))
+        {
+            self.programs.pin_over_old()?;
         }
-        outcome.dirty.extend(dirty);
         Ok(())
     }
 
-    /// Returns routes and neighbours of every endpoint that is open.
-    fn desired_routes(&self) -> (RouteTable, NeighborTable) {
-        let endpoints = self.endpoints_by_interface();
-        let mut prefixes: Vec<(IpNet, u32)> = Vec::new();
-        let mut macs = BTreeMap::new();
-        for tap in self.interfaces.values().filter(|interface| interface.up) {
-            let Some((_, endpoint)) = endpoints.get(&tap.name) else {
-                continue;
-            };
-            let gate = self.taps.get(tap.ifindex).and_then(|known| known.gate);
-            if !matches!(gate, Some(Gate::Open | Gate::OpenToSpoofing)) {
-                continue;
-            }
-            let external = endpoint.ip_nats.iter().map(|nat| IpNet::from(nat.external));
-            let all = endpoint.ip_networks.iter().copied().chain(external);
-            let served = all.filter(|net| self.config.ipv6_support || net.addr().is_ipv4());
-            prefixes.extend(served.map(|net| (net, tap.ifindex)));
-            macs.insert(tap.ifindex, endpoint.mac);
-        }
-        let routes = routes::desired_routes(&self.config, prefixes);
-        let neighbors = routes
-            .keys()
-            .filter_map(|key| match key.prefix {
-                IpNet::V4(prefix) if prefix.prefix_len() == 32 => {
-                    let mac = macs.get(&key.ifindex).copied().flatten()?;
-                    Some(((key.ifindex, prefix.addr()), mac))
-                }
-                _ => None,
-            })
-            .collect();
-        (routes, neighbors)
+    pub(super) fn is_attached(&self, ifindex: u32) -> bool {
+        self.taps.get(ifindex).is_some_and(|tap| tap.attached)
     }
 }

@@ -90,7 +90,7 @@ impl<T: Pod> MappedArray<T> {
         // SAFETY: the range lies inside the mapping, which is aligned to a page; `values` is memory of this
         // process and cannot overlap a mapping of which no reference exists.
         unsafe {
-            std::ptr::copy_nonoverlapping(values.as_ptr(), self.memory.add(first).as_ptr(), values.len())
+            std::ptr::copy_nonoverlapping(values.as_ptr(), self.memory.add(first).as_ptr(), values.len());
         }
         Ok(())
     }
@@ -170,7 +170,7 @@ impl<'a> BatchReader<'a> {
     /// Returns the next slice, or `None` after the last.
     ///
     /// # Errors
-    /// What BPF_MAP_LOOKUP_BATCH says (Linux 5.6, commit cb4d03ab499d); `EINVAL` if sizes are not the map's.
+    /// What `BPF_MAP_LOOKUP_BATCH` says (Linux 5.6, commit cb4d03ab499d); `EINVAL` if sizes are not the map's.
     pub fn next_slice<K: Pod, V: Pod>(&mut self) -> io::Result<Option<Vec<(K, V)>>> {
         while !self.done {
             let mut keys = vec![K::zeroed(); self.slice as usize];
@@ -222,7 +222,7 @@ pub struct TcxLink {
 /// Returns what `link` is attached to, or `None` if it is not a tcx link.
 ///
 /// # Errors
-/// What BPF_OBJ_GET_INFO_BY_FD says.
+/// What `BPF_OBJ_GET_INFO_BY_FD` says.
 pub fn tcx_link(link: BorrowedFd<'_>) -> io::Result<Option<TcxLink>> {
     // SAFETY: both are plain numbers and unions of such.
     let (mut attr, mut info) = unsafe { std::mem::zeroed::<(bpf_attr, bpf_link_info)>() };
@@ -246,7 +246,7 @@ pub fn tcx_link(link: BorrowedFd<'_>) -> io::Result<Option<TcxLink>> {
 /// Opens a pinned object: map, program or link.
 ///
 /// # Errors
-/// What BPF_OBJ_GET says; `ENOENT` when nothing is pinned there.
+/// What `BPF_OBJ_GET` says; `ENOENT` when nothing is pinned there.
 pub fn open_pinned(path: &std::path::Path) -> io::Result<std::os::fd::OwnedFd> {
     use std::os::fd::FromRawFd;
     use std::os::unix::ffi::OsStrExt;

@@ -146,19 +146,25 @@ impl Filter {
         if handle == 0 {
             return None;
         }
-        let program_id = message.attributes.iter().find_map(|attribute| match attribute {
-            TcAttribute::Options(options) => options.iter().find_map(|option| match option {
-                TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
-                _ => None,
-            }),
-            _ => None,
-        });
+        let program_id = message.attributes.iter().find_map(program_in);
         Some(Self {
             priority,
             handle,
             program_id,
         })
     }
+}
+
+fn program_in(attribute: &TcAttribute) -> Option<u32> {
+    let TcAttribute::Options(options) = attribute else {
+        return None;
+    };
+    options.iter().find_map(|option| {
+        let TcOption::Bpf(TcFilterBpfOption::ProgId(id)) = option else {
+            return None;
+        };
+        Some(*id)
+    })
 }
 
 /// Returns the filters of one hook in the order in which they run.

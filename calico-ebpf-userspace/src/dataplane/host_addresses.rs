@@ -17,16 +17,16 @@ pub async fn read_back(netlink: &rtnetlink::Handle) -> Result<BTreeSet<IpAddr>, 
 
 /// Returns the host's own end: on point-to-point interfaces `Address` is the peer's.
 fn address_of(message: &AddressMessage) -> Option<IpAddr> {
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    });
-    local.or_else(|| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
-    })
+    let mut found = None;
+    for attribute in &message.attributes {
+        if let AddressAttribute::Local(address) = attribute {
+            return Some(*address);
+        }
+        if let AddressAttribute::Address(address) = attribute {
+            found = Some(*address);
+        }
+    }
+    found
 }
 
 /// Returns whether a packet can be routed to the address: link-local ones never leave their link.

@@ -180,6 +180,10 @@ impl Links {
             return Ok(finding);
         }
         let first = programs.program(direction.program())?.info()?.id();
+        if chain.contains(&first) && !programs.are_pinned() {
+            // The other instance shares maps by their pins; the next look finds them.
+            return Ok(finding);
+        }
         let spare = if chain.contains(&first) {
             programs.second_program(direction.program())?
         } else {
@@ -198,7 +202,7 @@ impl Links {
 /// Returns what the link pinned at `path` is attached to; `None` when nothing, or no tcx link, is pinned there.
 ///
 /// # Errors
-/// What BPF_OBJ_GET says.
+/// What `BPF_OBJ_GET` says.
 pub fn pinned_link(path: &Path) -> io::Result<Option<TcxLink>> {
     match open_pinned(path) {
         Ok(link) => tcx_link(link.as_fd()),

@@ -16,6 +16,7 @@ pub mod links;
 pub mod neighbors;
 pub mod netlink;
 pub mod object;
+mod open;
 pub mod pins;
 pub mod policy_map;
 pub mod programs;

@@ -71,11 +71,12 @@ impl KernelChanges {
 }
 
 fn change_in(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<KernelChange> {
-    let message = match payload {
-        NetlinkPayload::InnerMessage(message) => message,
-        NetlinkPayload::Overrun(_) => return Some(KernelChange::Anything),
-        NetlinkPayload::Error(_) | NetlinkPayload::Done(_) | NetlinkPayload::Noop => return None,
-        _ => return Some(KernelChange::Anything),
+    let NetlinkPayload::InnerMessage(message) = payload else {
+        let says_nothing = matches!(
+            payload,
+            NetlinkPayload::Error(_) | NetlinkPayload::Done(_) | NetlinkPayload::Noop
+        );
+        return (!says_nothing).then_some(KernelChange::Anything);
     };
     if let RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) = message {
         return Some(KernelChange::Interfaces);
@@ -84,9 +85,11 @@ fn change_in(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<KernelChan
         return Some(KernelChange::HostAddresses);
     }
     if let RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) = message {
-        return route.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Oif(ifindex) => Some(KernelChange::Route(*ifindex)),
-            _ => None,
+        return route.attributes.iter().find_map(|attribute| {
+            let RouteAttribute::Oif(ifindex) = attribute else {
+                return None;
+            };
+            Some(KernelChange::Route(*ifindex))
         });
     }
     if let RouteNetlinkMessage::DelNeighbour(neighbor) = message {

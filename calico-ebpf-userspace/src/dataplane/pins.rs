@@ -59,6 +59,20 @@ impl Pins {
         self.directory.join("maps").join(name)
     }
 
+    /// Removes the pins of maps whose names begin with `prefix`.
+    ///
+    /// # Errors
+    /// When the directory cannot be read or a pin cannot be removed.
+    pub fn remove_maps(&self, prefix: &str) -> io::Result<()> {
+        for entry in fs::read_dir(self.directory.join("maps"))? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(prefix) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns where the program called `name` is pinned.
     pub fn program(&self, name: &str) -> PathBuf {
         self.directory.join("programs").join(name)
@@ -175,7 +189,7 @@ pub struct HostLock {
 /// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    #[error("another calico-ebpf agent{} runs on this host: stop it first", by_pid(.pid))]
+    #[error("another calico-ebpf agent{} runs on this host: stop it first", by_pid(*.pid))]
     HeldOnHost { pid: Option<i32> },
     #[error("another calico-ebpf agent uses RunDir {0:?}: give this one its own RunDir and BPFPinDir")]
     HeldInRunDir(PathBuf),
@@ -183,7 +197,7 @@ pub enum LockError {
     Io(#[from] io::Error),
 }
 
-fn by_pid(pid: &Option<i32>) -> String {
+fn by_pid(pid: Option<i32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (pid {pid})"))
 }
 

@@ -38,14 +38,14 @@ pub enum PolicyMapError {
 }
 
 impl PolicyMap {
-    /// Maps the array of lines and the array of the active root, both new.
+    /// Maps the array of `size` lines and the array of the active root, both new.
     ///
     /// # Errors
     /// When the maps are too small or cannot be mapped.
-    pub fn map(policy: &MapData, active: &MapData, lines: u32) -> Result<Self, PolicyMapError> {
-        let halves = Halves::of(lines)?;
+    pub fn map(policy: &MapData, active: &MapData, size: u32) -> Result<Self, PolicyMapError> {
+        let halves = Halves::of(size)?;
         Ok(Self {
-            lines: MappedArray::map(policy.fd(), lines).map_err(PolicyMapError::Map)?,
+            lines: MappedArray::map(policy.fd(), size).map_err(PolicyMapError::Map)?,
             active: MappedArray::map(active.fd(), 1).map_err(PolicyMapError::Map)?,
             halves,
             current: None,
@@ -68,11 +68,11 @@ impl PolicyMap {
     /// # Errors
     /// When the version does not fit; the version before stays in force.
     pub fn put_in_force(&mut self, lines: &[Line], root: u32) -> Result<(), PolicyMapError> {
-        let room = self.halves.lines;
-        if lines.len() > room as usize {
+        let limit = self.halves.lines;
+        if lines.len() > limit as usize {
             return Err(PolicyMapError::NoRoom {
                 lines: lines.len(),
-                room,
+                room: limit,
             });
         }
         self.lines

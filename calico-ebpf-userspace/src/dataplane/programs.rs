@@ -51,6 +51,7 @@ pub struct Programs {
     settings: Settings,
     sizes: BTreeMap<&'static str, u32>,
     pins: Pins,
+    pinned: bool,
 }
 
 impl Programs {
@@ -75,6 +76,7 @@ impl Programs {
             settings,
             sizes,
             pins: pins.clone(),
+            pinned: false,
         })
     }
 
@@ -128,7 +130,26 @@ impl Programs {
         Ok(ids)
     }
 
-    /// Pins programs and maps over those of the last run.
+    /// Pins the program array under a name of its own, before the first link leaves to its programs: the kernel
+    /// empties the array when the last pin and descriptor go, and this process may be killed at any time.
+    ///
+    /// # Errors
+    /// When the pin cannot be made.
+    pub fn pin_unsettled_aside(&self) -> anyhow::Result<()> {
+        let array = map_data(&self.first, maps::UNSETTLED)?;
+        let path = self.pins.map(&format!("{}{}", aside(), array.info()?.id()));
+        if !path.exists() {
+            array.pin(&path).context("cannot pin the program array")?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether [`Self::pin_over_old`] is done.
+    pub fn are_pinned(&self) -> bool {
+        self.pinned
+    }
+
+    /// Pins programs and maps over those of earlier runs. No link may need those any more.
     ///
     /// # Errors
     /// When a pin cannot be made; those before it are made.
@@ -148,6 +169,10 @@ impl Programs {
             replace_pin(&path, |path| Ok(program.pin(path)?))
                 .with_context(|| format!("cannot pin program {name}"))?;
         }
+        self.pins
+            .remove_maps(&aside())
+            .context("cannot remove old pins")?;
+        self.pinned = true;
         Ok(())
     }
 
@@ -181,6 +206,11 @@ impl Programs {
 /// When nothing, or something else, is pinned there.
 pub fn pinned_program(pins: &Pins, name: &str) -> anyhow::Result<SchedClassifier> {
     SchedClassifier::from_pin(pins.program(name)).with_context(|| format!("program {name} is not pinned"))
+}
+
+/// How names of program arrays begin that are pinned before they take the array's own name.
+fn aside() -> String {
+    format!("{}-", maps::UNSETTLED)
 }
 
 /// Values of the programs' globals.
@@ -228,10 +258,7 @@ fn load_object(
     }
     let mut object = loader.load(OBJECT).context("cannot load the eBPF object")?;
     for name in PROGRAMS {
-        classifier(&mut object, name)?
-            .load()
-            .map_err(|error| refused(&error))
-            .with_context(|| format!("the kernel refuses program {name}"))?;
+        load_program(&mut object, name)?;
     }
     fill_unsettled(&mut object)?;
     Ok(object)
@@ -239,21 +266,26 @@ fn load_object(
 
 /// Loads the programs that the attached ones leave to and enters them in their array.
 fn fill_unsettled(object: &mut Ebpf) -> anyhow::Result<()> {
-    let mut loaded = Vec::new();
+    let mut programs = Vec::new();
     for name in maps::UNSETTLED_PROGRAMS {
-        let program = classifier(object, name)?;
-        program
-            .load()
-            .map_err(|error| refused(&error))
-            .with_context(|| format!("the kernel refuses program {name}"))?;
-        loaded.push(program.fd()?.try_clone()?);
+        load_program(object, name)?;
+        programs.push(classifier(object, name)?.fd()?.try_clone()?);
     }
-    let array = object.map_mut(maps::UNSETTLED).context("the eBPF object has no program array")?;
+    let array = object
+        .map_mut(maps::UNSETTLED)
+        .context("the eBPF object has no program array")?;
     let mut array = ProgramArray::try_from(array)?;
-    for (entry, program) in (0..).zip(&loaded) {
+    for (entry, program) in (0..).zip(&programs) {
         array.set(entry, program, 0)?;
     }
     Ok(())
+}
+
+fn load_program(object: &mut Ebpf, name: &str) -> anyhow::Result<()> {
+    classifier(object, name)?
+        .load()
+        .map_err(|error| refused(&error))
+        .with_context(|| format!("the kernel refuses program {name}"))
 }
 
 /// Lines of the verifier's log that are shown: the last ones say why.
@@ -290,9 +322,7 @@ fn map_data<'a>(object: &'a Ebpf, name: &str) -> anyhow::Result<&'a MapData> {
             | Map::HashMap(data)
             | Map::LruHashMap(data)
             | Map::ProgramArray(data),
-        ) => {
-            Ok(data)
-        }
+        ) => Ok(data),
         Some(other) => Err(anyhow!("map {name} is of another type: {other:?}")),
         None => Err(anyhow!("the eBPF object has no map {name}")),
     }

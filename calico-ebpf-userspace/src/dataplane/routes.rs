@@ -113,12 +113,17 @@ pub async fn read_back(
     Ok(table)
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the attributes that matter are named"
+)]
 fn route_of(message: &RouteMessage) -> Option<(RouteKey, RouteBody)> {
     let header = &message.header;
-    let unspecified = match header.address_family {
-        AddressFamily::Inet => IpAddr::from([0_u8; 4]),
-        AddressFamily::Inet6 => IpAddr::from([0_u8; 16]),
-        _ => return None,
+    // A default route has no destination attribute.
+    let unspecified = if header.address_family == AddressFamily::Inet {
+        IpAddr::from([0_u8; 4])
+    } else {
+        IpAddr::from([0_u8; 16])
     };
     let mut table = u32::from(header.table);
     let (mut destination, mut ifindex, mut metric) = (unspecified, None, 0);
@@ -156,11 +161,13 @@ fn route_of(message: &RouteMessage) -> Option<(RouteKey, RouteBody)> {
 }
 
 fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(address) => Some((*address).into()),
-        RouteAddress::Inet6(address) => Some((*address).into()),
-        _ => None,
+    if let RouteAddress::Inet(address) = address {
+        return Some((*address).into());
     }
+    let RouteAddress::Inet6(address) = address else {
+        return None;
+    };
+    Some((*address).into())
 }
 
 /// Returns the change to make now. Of the routes that are not desired, only those are removed that are ours or, with
