@@ -375,9 +375,9 @@ mod tests {
         assert_eq!(request.len(), HEADER_BYTES + 48);
         assert_eq!(request[0], 1);
         assert_eq!(request[4], 4);
-        assert_eq!(&request[HEADER_BYTES..HEADER_BYTES + 20], bytes_of(&key));
+        assert_eq!(&request[HEADER_BYTES..HEADER_BYTES + 16], bytes_of(&key));
         assert!(
-            request[HEADER_BYTES + 20..HEADER_BYTES + 40]
+            request[HEADER_BYTES + 16..HEADER_BYTES + 40]
                 .iter()
                 .all(|byte| *byte == 0)
         );
