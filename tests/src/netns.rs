@@ -1,6 +1,7 @@
 //! Network namespaces without names: they live as long as a file descriptor of this process, so that nothing is
 //! left behind even when the process is killed.
 
+use std::fmt::Debug;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd, OwnedFd, RawFd};
@@ -88,9 +89,9 @@ impl Netns {
     }
 
     /// Runs a command inside the namespace and returns its output whatever its exit status is.
-    pub fn output(&self, program: &str, arguments: &[&str]) -> Output {
+    pub fn output(&self, program: &str, arguments: &[impl AsRef<str>]) -> Output {
         self.command(program)
-            .args(arguments)
+            .args(arguments.iter().map(AsRef::as_ref))
             .stdin(Stdio::null())
             .output()
             .unwrap_or_else(|error| panic!("{program} does not start: {error}"))
@@ -101,7 +102,7 @@ impl Netns {
     /// # Panics
     ///
     /// When it fails, with its standard error.
-    pub fn stdout(&self, program: &str, arguments: &[&str]) -> String {
+    pub fn stdout(&self, program: &str, arguments: &[impl AsRef<str> + Debug]) -> String {
         let output = self.output(program, arguments);
         assert!(
             output.status.success(),

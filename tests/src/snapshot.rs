@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_links};
 use serde_json::Value;
 
 use crate::netns::Netns;
@@ -16,11 +17,19 @@ pub struct Snapshot(BTreeMap<&'static str, String>);
 impl Snapshot {
     /// Reads everything that the agent may change on a host.
     pub fn take(host: &Netns) -> Self {
+        let attached = attached(host);
         Self(BTreeMap::from([
             ("tc filter", filters(host)),
-            ("tc qdisc", host.stdout("tc", &["qdisc", "show"])),
-            ("bpf links", links(host)),
-            ("attached programs", attached(host)),
+            ("tc qdisc", sorted(&host.stdout("tc", &["qdisc", "show"]))),
+            ("bpf links", links(&attached)),
+            (
+                "tcx programs",
+                lines(
+                    attached
+                        .iter()
+                        .map(|(place, program)| format!("{place}: {}", program.id())),
+                ),
+            ),
             (
                 "routes",
                 sorted(&host.stdout("ip", &["-4", "route", "show", "table", "all"])),
@@ -94,16 +103,36 @@ pub fn interfaces(host: &Netns) -> Vec<String> {
     names
 }
 
-/// Returns the names of the programs that are attached to an interface at a hook such as `tcx/ingress`, in the
-/// order in which they run.
-pub fn programs_at(host: &Netns, interface: &str, hook: &str) -> Vec<String> {
-    let lists = json(host, bpftool(), &["-j", "net", "show"]);
-    let programs = lists[0]["tc"].as_array().cloned().unwrap_or_default();
-    let here = programs
+/// Returns the names of the tcx programs of one side of an interface, in the order in which they run; none before
+/// kernel 6.6, which has no tcx.
+pub fn programs_at(host: &Netns, interface: &str, side: TcAttachType) -> Vec<String> {
+    let programs = tcx_programs(host, interface, side);
+    programs
         .iter()
-        .filter(|program| program["devname"] == interface && program["kind"] == hook);
-    here.map(|program| program["name"].as_str().unwrap_or_default().to_owned())
+        .map(|program| program.name_as_str().unwrap_or_default().to_owned())
         .collect()
+}
+
+fn tcx_programs(host: &Netns, interface: &str, side: TcAttachType) -> Vec<ProgramInfo> {
+    host.run(|| SchedClassifier::query_tcx(interface, side))
+        .map_or_else(|_| Vec::new(), |(_, programs)| programs)
+}
+
+fn attached(host: &Netns) -> Vec<(String, ProgramInfo)> {
+    let mut attached = Vec::new();
+    for interface in interfaces(host) {
+        for (side, name) in [
+            (TcAttachType::Ingress, "ingress"),
+            (TcAttachType::Egress, "egress"),
+        ] {
+            let here = tcx_programs(host, &interface, side);
+            attached.extend(
+                here.into_iter()
+                    .map(|program| (format!("{interface} {name}"), program)),
+            );
+        }
+    }
+    attached
 }
 
 /// Runs a command that prints JSON.
@@ -112,21 +141,16 @@ pub fn json(host: &Netns, program: &str, arguments: &[&str]) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{program} {arguments:?}: {error}: {text}"))
 }
 
-/// Returns `bpftool`, which Debian keeps out of users' PATH.
-pub fn bpftool() -> &'static str {
-    const SBIN: &str = "/usr/sbin/bpftool";
-    if Path::new(SBIN).exists() { SBIN } else { "bpftool" }
-}
-
-/// The kernel lists links of all namespaces: those kept are on interfaces of this one, or pinned in its bpffs.
-fn links(host: &Netns) -> String {
-    let attached = attached_links(host);
-    let list = json(host, bpftool(), &["-j", "-f", "link", "show"]);
-    let ours = list.as_array().expect("a list of links").iter().filter(|link| {
-        attached.contains(&link["id"].as_u64().unwrap_or_default())
-            || link["pinned"].as_array().is_some_and(|paths| !paths.is_empty())
+/// The kernel lists links of all namespaces: those kept are of programs on interfaces of this one. A link that is
+/// held otherwise is a file of the bpffs.
+fn links(attached: &[(String, ProgramInfo)]) -> String {
+    let links = loaded_links().filter_map(Result::ok);
+    let ours = links.filter(|link| {
+        attached
+            .iter()
+            .any(|(_, program)| program.id() == link.program_id())
     });
-    lines(ours)
+    lines(ours.map(|link| format!("link {} of program {}", link.id(), link.program_id())))
 }
 
 fn filters(host: &Netns) -> String {
@@ -138,19 +162,6 @@ fn filters(host: &Netns) -> String {
         }
     }
     text
-}
-
-fn attached_links(host: &Netns) -> Vec<u64> {
-    let lists = json(host, bpftool(), &["-j", "net", "show"]);
-    let programs = lists[0]["tc"].as_array().cloned().unwrap_or_default();
-    programs
-        .iter()
-        .filter_map(|program| program["link_id"].as_u64())
-        .collect()
-}
-
-fn attached(host: &Netns) -> String {
-    format!("{:#}\n", json(host, bpftool(), &["-j", "net", "show"]))
 }
 
 fn sysctls(host: &Netns) -> String {
@@ -187,7 +198,7 @@ fn mounts(host: &Netns) -> String {
     sorted(&text)
 }
 
-/// The kernel lists routes in the order in which they were made.
+/// The kernel lists routes and queues in the order in which they were made.
 fn sorted(text: &str) -> String {
     let mut lines: Vec<_> = text.lines().collect();
     lines.sort_unstable();

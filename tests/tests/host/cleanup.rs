@@ -74,18 +74,22 @@ fn cleanup_leaves_foreign_links_filters_routes_and_neighbours_alone() {
     let host = scene.host().namespace();
     let tap = scene.guest("a").vm().interface();
     host.ip(&format!(
-        "link add dummy0 type dummy
-         link set dummy0 up
-         route add 198.51.100.0/24 dev dummy0
+        "link add other0 type veth peer name other1
+         link set other1 up
+         link set other0 up
+         route add 198.51.100.0/24 dev other0
          route add 203.0.113.7/32 dev {tap} proto static
-         neigh add 203.0.113.7 lladdr 02:00:00:00:00:07 dev {tap} nud permanent"
+         neigh add 198.51.100.7 lladdr 02:00:00:00:00:07 dev other0 nud permanent"
     ));
-    host.stdout("tc", &["qdisc", "add", "dev", "dummy0", "clsact"]);
+    host.stdout("tc", &["qdisc", "add", "dev", "other0", "clsact"]);
+    // A classic BPF program that accepts everything.
+    let filter = "filter add dev other0 ingress bpf bytecode 1,6~0~0~4294967295";
     host.stdout(
         "tc",
-        &[
-            "filter", "add", "dev", "dummy0", "ingress", "matchall", "action", "ok",
-        ],
+        &filter
+            .split(' ')
+            .map(|word| word.replace('~', " "))
+            .collect::<Vec<_>>(),
     );
     let _link = ForeignProgram::attach(host, &tap, NEXT).expect("attach");
     let before = Snapshot::take(host);
@@ -109,9 +113,9 @@ fn an_interface_that_is_no_workloads_gets_the_hosts_defaults() {
         settings.map(|setting| host.sysctl(&format!("net/{}", setting.replace("{}", interface))))
     };
     host.set_sysctl("net/ipv4/ip_forward", "1");
-    host.ip("link add early type dummy");
+    host.ip("link add early type veth peer name early-peer");
     let _agent = scene.start_agent();
-    host.ip("link add late type dummy");
+    host.ip("link add late type veth peer name late-peer");
     calico_ebpf_tests::wait::until(
         "the new interface is as the early one",
         crate::expect::LIMIT,

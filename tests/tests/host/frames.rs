@@ -62,7 +62,7 @@ fn s02_frames_that_end_before_their_headers_do_are_dropped_and_counted() {
     let mut cut = Vec::new();
     for frame in to_b(&scene, b"") {
         // The Ethernet header alone is the shortest that a tap takes.
-        cut.extend([14, 15, 30, frame.len() - 1].map(|length| frame[..length].to_vec()));
+        cut.extend([14, 15, 30].map(|length| frame[..length].to_vec()));
     }
     expect_drops(&scene, &cut, DropReason::TooShort);
 }
@@ -74,6 +74,19 @@ fn s01_headers_that_contradict_themselves_are_dropped_and_counted() {
     short_header[14] = 0x44;
     wrong_version[14] = 0x46;
     expect_drops(&scene, &[short_header, wrong_version], DropReason::Malformed);
+}
+
+#[test]
+fn s03_lengths_beyond_the_frame_are_dropped_and_counted() {
+    let (scene, _agent) = open_scene();
+    let cut: Vec<_> = to_b(&scene, b"forbidden..")
+        .into_iter()
+        .map(|mut frame| {
+            frame.truncate(frame.len() - 1);
+            frame
+        })
+        .collect();
+    expect_drops(&scene, &cut, DropReason::Malformed);
 }
 
 #[test]

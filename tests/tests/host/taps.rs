@@ -1,5 +1,6 @@
 //! Taps that come, go and come back, and those that belong to nobody.
 
+use aya::programs::TcAttachType;
 use calico_ebpf_common::verdict::DropReason;
 use calico_ebpf_tests::foreign::{ForeignProgram, NEXT, PASS};
 use calico_ebpf_tests::frames::{self, Frame};
@@ -192,11 +193,15 @@ fn a_foreign_program_on_a_tap_runs_after_ours_and_decides_nothing_before_it() {
     let _agent = scene.start_agent();
     expect_both(a.namespace(), b, Question::Tcp(80), Seen::Silent);
     let late = ForeignProgram::attach(host, &a.vm().interface(), NEXT).expect("attach");
+    let tap = a.vm().interface();
     let ours_is_first = || {
-        let chain = programs_at(host, &a.vm().interface(), "tcx/ingress");
-        chain.len() == 3 && chain[0].starts_with("from_workload")
+        let chain = programs_at(host, &tap, TcAttachType::Ingress);
+        chain.len() == 3
+            && chain
+                .first()
+                .is_some_and(|name| name.starts_with("from_workload"))
     };
-    wait::until("ours is at the head again", 6 * LIMIT, ours_is_first);
+    wait::until("ours is at the head again", LIMIT, ours_is_first);
     expect_both(a.namespace(), b, Question::Tcp(80), Seen::Silent);
     // ARP goes on to the host's stack, and so to the foreign programs.
     let before = [late.packets().expect("count"), early.packets().expect("count")];
