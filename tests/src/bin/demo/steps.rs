@@ -288,6 +288,9 @@ fn compare_speed(story: &mut Story, scene: &Scene, agent: Agent, launcher: &Laun
     let server = Server::udp(namespace(scene, "web"), 80);
     wait_in_force(story, scene, OUTSIDE, "web", Question::Udp(80));
     drop(server);
+    story
+        .screen
+        .note("its speed is measured first, to compare it below");
     let (ebpf, ebpf_cell) = speed::measure(scene, "calico-ebpf");
     agent.terminate();
     launcher.clean_up();
