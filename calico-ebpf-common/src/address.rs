@@ -22,8 +22,7 @@ pub struct AddressEntry {
     pub slot: Slot,
 }
 
-/// Eight IPv4 addresses in the host's byte order. Unused entries are zero; an address is in a bucket once at most, and
-/// 0.0.0.0 and :: never, so that all keys can be compared at once.
+/// Eight IPv4 addresses in the host's byte order. Unused entries are zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Bucket4 {
@@ -76,15 +75,12 @@ pub fn exact4<L: Lines + ?Sized>(lines: &L, root: &Root, address: u32) -> Option
 #[inline(always)]
 fn in_bucket4<L: Lines + ?Sized>(lines: &L, root: &Root, hash: u32, address: u32) -> Option<AddressEntry> {
     let bucket: &Bucket4 = lines.line(root.exact4.wrapping_add(hash & root.exact4_mask))?.read_as();
-    let mut place = 0;
-    for (index, key) in bucket.keys.iter().enumerate() {
-        place |= (index as u64 + 1) * is_equal(u64::from(*key), u64::from(address));
+    for index in 0..8 {
+        if bucket.keys[index] == address && bucket.classes[index] != CLASS_NONE {
+            return Some(AddressEntry { class: bucket.classes[index], slot: bucket.slots[index] });
+        }
     }
-    let index = place.wrapping_sub(1) as usize & 7;
-    if place == 0 || bucket.classes[index] == CLASS_NONE {
-        return None;
-    }
-    Some(AddressEntry { class: bucket.classes[index], slot: bucket.slots[index] })
+    None
 }
 
 /// Returns the entry of an IPv6 address in the exact table.
@@ -105,15 +101,12 @@ fn in_bucket6<L: Lines + ?Sized>(
     address: [u64; 2],
 ) -> Option<AddressEntry> {
     let bucket: &Bucket6 = lines.line(root.exact6.wrapping_add(hash & root.exact6_mask))?.read_as();
-    let mut place = 0;
-    for (index, key) in bucket.keys.iter().enumerate() {
-        place |= (index as u64 + 1) * is_equal((key[0] ^ address[0]) | (key[1] ^ address[1]), 0);
+    for index in 0..3 {
+        if bucket.keys[index] == address && bucket.classes[index] != CLASS_NONE {
+            return Some(AddressEntry { class: bucket.classes[index], slot: bucket.slots[index] });
+        }
     }
-    let index = place.wrapping_sub(1) as usize & 3;
-    if place == 0 || index > 2 || bucket.classes[index] == CLASS_NONE {
-        return None;
-    }
-    Some(AddressEntry { class: bucket.classes[index], slot: bucket.slots[index] })
+    None
 }
 
 /// Levels that a prefix tree may have: 16^6 interval starts for IPv4, 4^9 for IPv6.

@@ -49,6 +49,12 @@ pub(crate) trait Family: Copy {
     fn delete_flow(key: &Self::Key);
 
     fn address_entry(tables: &Tables, address: Self::Address) -> Result<AddressEntry, DropReason>;
+    /// Returns the entries of two addresses.
+    fn address_entries(
+        tables: &Tables,
+        first: Self::Address,
+        second: Self::Address,
+    ) -> Result<[AddressEntry; 2], DropReason>;
     /// Returns the `SOURCE_*` flags of an address that the endpoint may use as source, or 0.
     fn source_flags(endpoint: &Endpoint, address: Self::Address) -> u32;
     fn scope(address: Self::Address) -> Scope;
@@ -138,6 +144,11 @@ impl Family for V4 {
     #[inline(always)]
     fn address_entry(tables: &Tables, address: u32) -> Result<AddressEntry, DropReason> {
         unpack_entry(tables::address_entry4(tables.root_line(), address))
+    }
+
+    #[inline(always)]
+    fn address_entries(tables: &Tables, first: u32, second: u32) -> Result<[AddressEntry; 2], DropReason> {
+        unpack_entries(tables::address_entries4(tables.root_line(), first, second))
     }
 
     #[inline(always)]
@@ -272,6 +283,16 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn address_entries(
+        tables: &Tables,
+        first: [u64; 2],
+        second: [u64; 2],
+    ) -> Result<[AddressEntry; 2], DropReason> {
+        let root = tables.root_line();
+        unpack_entries(tables::address_entries6(root, first[0], first[1], second[0], second[1]))
+    }
+
+    #[inline(always)]
     fn source_flags(endpoint: &Endpoint, address: [u64; 2]) -> u32 {
         tables::source6_flags(endpoint.sources6, endpoint.sources6_lines, address[0], address[1])
     }
@@ -336,6 +357,12 @@ impl Family for V6 {
 fn unpack_entry(packed: u32) -> Result<AddressEntry, DropReason> {
     let entry = AddressEntry { class: packed as u16, slot: (packed >> 16) as u16 };
     if entry.class == CLASS_NONE { Err(DropReason::NoPolicyTable) } else { Ok(entry) }
+}
+
+/// Reads the answer of `address_entries4` and `address_entries6`.
+#[inline(always)]
+fn unpack_entries(packed: u64) -> Result<[AddressEntry; 2], DropReason> {
+    Ok([unpack_entry(packed as u32)?, unpack_entry((packed >> 32) as u32)?])
 }
 
 #[inline(always)]

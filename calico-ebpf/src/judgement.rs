@@ -77,17 +77,15 @@ pub(crate) fn judge<'a, F: Family>(
     originator: End<'a>,
     responder: End<'a>,
 ) -> Result<Judged<'a>, DropReason> {
-    let mut rule = [0_u32; 2];
-    if originator.slot != SLOT_HOST {
-        if let Some(endpoint) = originator.endpoint {
-            host::check_encapsulation(packet.protocol, packet.first_ports(reversed).1)?;
-            rule[0] = classes.egress(skb, endpoint)?.rule();
-        }
-        if let Some(endpoint) = responder.endpoint {
-            rule[1] = classes.ingress(skb, endpoint)?.rule();
-        } else if responder.slot == SLOT_HOST {
-            host::endpoint_to_host_action()?;
-        }
+    if originator.slot == SLOT_HOST {
+        return Ok(Judged { originator, responder, rule: [0; 2] });
+    }
+    if originator.endpoint.is_some() {
+        host::check_encapsulation(packet.protocol, packet.first_ports(reversed).1)?;
+    }
+    let rule = classes.judge(skb, originator.endpoint, responder.endpoint)?;
+    if responder.slot == SLOT_HOST {
+        host::endpoint_to_host_action()?;
     }
     Ok(Judged { originator, responder, rule })
 }

@@ -26,8 +26,7 @@ impl Classes {
     pub(crate) fn of<F: Family>(tables: &Tables, packet: &Packet<F>, reversed: bool) -> Result<Self, DropReason> {
         let (source, destination) =
             if reversed { (packet.destination, packet.source) } else { (packet.source, packet.destination) };
-        let source = F::address_entry(tables, source)?;
-        let destination = F::address_entry(tables, destination)?;
+        let [source, destination] = F::address_entries(tables, source, destination)?;
         let (source_port, value) = packet.first_ports(reversed);
         let port =
             port_class(tables, tables.root(), packet.protocol, value).ok_or(DropReason::NoPolicyTable)?;
@@ -36,31 +35,36 @@ impl Classes {
         Ok(Self { source, destination, port, source_port })
     }
 
-    /// Returns the egress verdict of the source endpoint.
+    /// Returns the numbers of the deciding rules of both ends, or why one of them refuses. An end that is no local
+    /// endpoint has no say; egress is asked first.
     #[inline(always)]
-    pub(crate) fn egress(&self, skb: &Skb, endpoint: &Endpoint) -> Result<Cell, DropReason> {
-        let cell = self.cell(endpoint.egress_set, self.source, self.destination);
-        allowed(skb, cell, DropReason::EgressPolicy)
-    }
-
-    /// Returns the ingress verdict of the target endpoint.
-    #[inline(always)]
-    pub(crate) fn ingress(&self, skb: &Skb, endpoint: &Endpoint) -> Result<Cell, DropReason> {
-        let cell = self.cell(endpoint.ingress_set, self.destination, self.source);
-        allowed(skb, cell, DropReason::IngressPolicy)
-    }
-
-    #[inline(always)]
-    fn cell(&self, set: u32, local: AddressEntry, remote: AddressEntry) -> Cell {
-        let addresses = u32::from(remote.class) << 16 | u32::from(local.class);
-        let ports = u32::from(self.source_port) << 16 | u32::from(self.port);
-        Cell(tables::policy_verdict(set, addresses, ports))
+    pub(crate) fn judge(
+        &self,
+        skb: &Skb,
+        egress: Option<&Endpoint>,
+        ingress: Option<&Endpoint>,
+    ) -> Result<[u32; 2], DropReason> {
+        let egress_set = egress.map_or(0, |endpoint| endpoint.egress_set);
+        let ingress_set = ingress.map_or(0, |endpoint| endpoint.ingress_set);
+        let cells = tables::policy_verdicts(
+            u64::from(ingress_set) << 32 | u64::from(egress_set),
+            u32::from(self.destination.class) << 16 | u32::from(self.source.class),
+            u32::from(self.source_port) << 16 | u32::from(self.port),
+        );
+        let mut rules = [0; 2];
+        if egress.is_some() {
+            rules[0] = allowed(skb, Cell(cells as u32), DropReason::EgressPolicy)?;
+        }
+        if ingress.is_some() {
+            rules[1] = allowed(skb, Cell((cells >> 32) as u32), DropReason::IngressPolicy)?;
+        }
+        Ok(rules)
     }
 }
 
 /// Counts the deciding rule and turns a denial into its reason.
 #[inline(always)]
-fn allowed(skb: &Skb, cell: Cell, denied: DropReason) -> Result<Cell, DropReason> {
+fn allowed(skb: &Skb, cell: Cell, denied: DropReason) -> Result<u32, DropReason> {
     counters::count_rule(skb, cell.rule());
-    if cell.allows() { Ok(cell) } else { Err(denied) }
+    if cell.allows() { Ok(cell.rule()) } else { Err(denied) }
 }

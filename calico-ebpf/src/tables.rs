@@ -83,6 +83,26 @@ pub(crate) extern "C" fn address_entry6(root: u32, high: u64, low: u64) -> u32 {
     pack_entry(entry)
 }
 
+/// Returns the entries of two IPv4 addresses, the first in the low 32 bits.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn address_entries4(root: u32, first: u32, second: u32) -> u64 {
+    let Some(root) = root_at(root) else { return 0 };
+    let first = pack_entry(address::address_entry4(&Policy, root, first));
+    let second = pack_entry(address::address_entry4(&Policy, root, second));
+    u64::from(second) << 32 | u64::from(first)
+}
+
+/// As [`address_entries4`], for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn address_entries6(root: u32, high: u64, low: u64, second_high: u64, second_low: u64) -> u64 {
+    let Some(root) = root_at(root) else { return 0 };
+    let first = pack_entry(address::address_entry6(&Policy, root, [high, low]));
+    let second = pack_entry(address::address_entry6(&Policy, root, [second_high, second_low]));
+    u64::from(second) << 32 | u64::from(first)
+}
+
 #[inline(always)]
 fn root_at(line: u32) -> Option<&'static Root> {
     CEBPF_POLICY.get(line).map(Line::read_as)
@@ -96,18 +116,21 @@ fn pack_entry(entry: Option<AddressEntry>) -> u32 {
     }
 }
 
-/// Returns the [`calico_ebpf_common::policy::Cell`] of a policy set. Both arguments hold two classes: the remote
-/// address's above the local one's, the source port's above the destination port's.
+/// Returns the [`calico_ebpf_common::policy::Cell`]s of an egress set (low half of `sets`) and an ingress set (high half),
+/// the egress cell in the low half. `addresses` is the class of the destination above that of the source, `ports` the
+/// class of the source port above that of the destination port. Set 0 has cell 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn policy_verdict(set: u32, addresses: u32, ports: u32) -> u32 {
-    let question = Question {
-        local_class: addresses as u16,
-        remote_class: (addresses >> 16) as u16,
-        port_class: ports as u16,
-        source_port_class: (ports >> 16) as u16,
-    };
-    verdict(&Policy, set, question).0
+pub(crate) extern "C" fn policy_verdicts(sets: u64, addresses: u32, ports: u32) -> u64 {
+    let (source, destination) = (addresses as u16, (addresses >> 16) as u16);
+    let (port_class, source_port_class) = (ports as u16, (ports >> 16) as u16);
+    let egress =
+        Question { local_class: source, remote_class: destination, port_class, source_port_class };
+    let ingress =
+        Question { local_class: destination, remote_class: source, port_class, source_port_class };
+    let egress = verdict(&Policy, sets as u32, egress);
+    let ingress = verdict(&Policy, (sets >> 32) as u32, ingress);
+    u64::from(ingress.0) << 32 | u64::from(egress.0)
 }
 
 /// Returns the `SOURCE_*` flags of an IPv4 address in the `count` lines of sources at `first`.

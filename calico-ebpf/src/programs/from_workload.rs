@@ -5,6 +5,7 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use calico_ebpf_common::address::AddressEntry;
 use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, SOURCE_ANY_MAC, Slot};
 use calico_ebpf_common::flow::{FLOW_ORIGIN_ANY_MAC, FLOW_RESPONDER_ANY_MAC, Flow};
 use calico_ebpf_common::verdict::{DropReason, PassReason};
@@ -63,39 +64,38 @@ fn try_from_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReaso
     let (source, ethertype) = ethernet::parse(skb)?;
     let sender = Sender { slot, endpoint, source };
     match ethertype {
-        EtherType::Ipv4 => from_sender::<V4>(context, skb, &tables, &sender, UNSETTLED4),
+        EtherType::Ipv4 => from_sender::<V4, UNSETTLED4>(context, skb, &tables, &sender),
         EtherType::Ipv6 => {
             if !settings::ipv6() {
                 return Err(DropReason::Ipv6Disabled);
             }
-            from_sender::<V6>(context, skb, &tables, &sender, UNSETTLED6)
+            from_sender::<V6, UNSETTLED6>(context, skb, &tables, &sender)
         }
-        EtherType::Arp => Err(leave_to(context, ARP)),
+        EtherType::Arp => Err(leave_to::<ARP>(context)),
     }
 }
 
 /// The fast path: the packet continues a flow that was judged under the policy in force.
 #[inline(always)]
-fn from_sender<F: Family>(
+fn from_sender<F: Family, const UNSETTLED: u32>(
     context: &TcContext,
     skb: &Skb,
     tables: &Tables,
     sender: &Sender<'_>,
-    unsettled: u32,
 ) -> Result<Action, DropReason> {
     let packet = F::parse(skb)?;
     match packet.kind {
-        PacketKind::Neighbor => return Err(leave_to(context, NEIGHBOR)),
+        PacketKind::Neighbor => return Err(leave_to::<NEIGHBOR>(context)),
         PacketKind::IcmpError => {
             skb.leave(0);
-            return Err(leave_to(context, unsettled));
+            return Err(leave_to::<UNSETTLED>(context));
         }
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
     }
     let seen = conntrack::look_up(&packet);
     let Some(flow) = seen.flow() else {
         skb.leave(NO_FLOW);
-        return Err(leave_to(context, unsettled));
+        return Err(leave_to::<UNSETTLED>(context));
     };
     let place = seen.place(&flow);
     if is_current(sender, &flow, &place) && !conntrack::is_syn(&packet) {
@@ -106,7 +106,7 @@ fn from_sender<F: Family>(
         }
     }
     skb.leave(0);
-    Err(leave_to(context, unsettled))
+    Err(leave_to::<UNSETTLED>(context))
 }
 
 /// Returns whether the flow's source is this sender, judged under its present policy, and the frame comes from a
@@ -198,8 +198,6 @@ fn judge_packet<F: Family>(
     packet: &Packet<F>,
     no_flow: bool,
 ) -> Result<Action, DropReason> {
-    let source_flags = antispoof::check_source::<F>(sender.endpoint, sender.source, packet.source)?;
-    let any_mac = source_flags & SOURCE_ANY_MAC != 0;
     let seen = conntrack::look_up_unless(packet, no_flow);
     let flow = seen.flow();
     let (old, meaning, original) = match flow {
@@ -211,7 +209,9 @@ fn judge_packet<F: Family>(
     };
     let forward = original || meaning != Meaning::Continues;
     let classes = Classes::of(tables, packet, !forward)?;
-    let peer_entry = if forward { classes.destination } else { classes.source };
+    let (my_entry, peer_entry) =
+        if forward { (classes.source, classes.destination) } else { (classes.destination, classes.source) };
+    let any_mac = check_source(sender, packet, my_entry)?;
     host::check_destination::<F>(packet.destination, peer_entry.slot)?;
     let me = End::of_endpoint(sender.slot, sender.endpoint);
     let peer = End::of_address(tables, peer_entry);
@@ -238,6 +238,18 @@ fn judge_packet<F: Family>(
         return untracked(skb, packet, peer);
     }
     send(skb, packet, peer)
+}
+
+/// Refuses a source that is not the sender's. Returns whether it may come from any MAC.
+///
+/// An address that the exact table gives to this sender is one of its fixed ones; only for others is the list walked.
+#[inline(always)]
+fn check_source<F: Family>(sender: &Sender<'_>, packet: &Packet<F>, entry: AddressEntry) -> Result<bool, DropReason> {
+    if entry.slot == sender.slot && sender.source == Mac::of(&sender.endpoint.mac) {
+        return Ok(false);
+    }
+    let flags = antispoof::check_source::<F>(sender.endpoint, sender.source, packet.source)?;
+    Ok(flags & SOURCE_ANY_MAC != 0)
 }
 
 /// No room for the flow: this packet passes by policy alone, and so must each that follows, in both directions.

@@ -26,11 +26,17 @@ static CEBPF_UNSETTLED: ProgramArray = ProgramArray::with_max_entries(UNSETTLED_
 /// Word that is left to say that the look-up found no flow.
 const NO_FLOW: u32 = 1;
 
-/// Hands the packet to the program at `entry` of [`CEBPF_UNSETTLED`]. Comes back only if that is missing.
+/// Hands the packet to the program at `ENTRY` of [`CEBPF_UNSETTLED`]. Comes back only if that is missing.
 #[inline(always)]
-fn leave_to(context: &TcContext, entry: u32) -> DropReason {
+fn leave_to<const ENTRY: u32>(context: &TcContext) -> DropReason {
     // SAFETY: the context is the program's own.
-    let _ = unsafe { CEBPF_UNSETTLED.tail_call(context, entry) };
+    let _ = unsafe { CEBPF_UNSETTLED.tail_call(context, ENTRY) };
+    // Keeps the calls of a program apart: merged into one, the entry is a variable, and the jump costs 10 ns, not 2.
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: sets a register that nothing reads.
+    unsafe {
+        core::arch::asm!("{0} = {1}", out(reg) _, const ENTRY, options(nomem, nostack));
+    }
     DropReason::NoPolicyTable
 }
 

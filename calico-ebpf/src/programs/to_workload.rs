@@ -53,8 +53,8 @@ fn try_to_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReason>
     }
     let (_, ethertype) = ethernet::parse(skb)?;
     match ethertype {
-        EtherType::Ipv4 => from_remote::<V4>(context, skb, &receiver, UNSETTLED4),
-        EtherType::Ipv6 => from_remote::<V6>(context, skb, &receiver, UNSETTLED6),
+        EtherType::Ipv4 => from_remote::<V4, UNSETTLED4>(context, skb, &receiver),
+        EtherType::Ipv6 => from_remote::<V6, UNSETTLED6>(context, skb, &receiver),
         // Nothing forwards ARP to a tap: proxy ARP answers are the host's own.
         EtherType::Arp => Err(DropReason::ArpSender),
     }
@@ -133,25 +133,24 @@ fn track<F: Family>(receiver: &Receiver<'_>, packet: &Packet<F>) {
 
 /// The fast path of traffic from outside: the packet continues a flow that was judged under the policy in force.
 #[inline(always)]
-fn from_remote<F: Family>(
+fn from_remote<F: Family, const UNSETTLED: u32>(
     context: &TcContext,
     skb: &Skb,
     receiver: &Receiver<'_>,
-    unsettled: u32,
 ) -> Result<Action, DropReason> {
     let packet = F::parse(skb)?;
     match packet.kind {
         PacketKind::Neighbor => return Err(DropReason::NeighborSender),
         PacketKind::IcmpError => {
             skb.leave(0);
-            return Err(leave_to(context, unsettled));
+            return Err(leave_to::<UNSETTLED>(context));
         }
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
     }
     let seen = conntrack::look_up(&packet);
     let Some(flow) = seen.flow() else {
         skb.leave(NO_FLOW);
-        return Err(leave_to(context, unsettled));
+        return Err(leave_to::<UNSETTLED>(context));
     };
     let place = seen.place(&flow);
     let current = place.destination_slot == receiver.slot
@@ -162,7 +161,7 @@ fn from_remote<F: Family>(
         }
     }
     skb.leave(0);
-    Err(leave_to(context, unsettled))
+    Err(leave_to::<UNSETTLED>(context))
 }
 
 /// Judges a packet that the fast path does not settle.
