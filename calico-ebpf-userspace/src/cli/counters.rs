@@ -62,6 +62,8 @@ fn table(page: &mut Page, values: &[CounterValue], tone: Tone, all: bool) {
 
 #[cfg(test)]
 mod tests {
+    use calico_ebpf_common::verdict::DropReason;
+
     use super::*;
 
     #[test]
@@ -92,5 +94,18 @@ mod tests {
         let mut page = Page::plain();
         put_on(&mut page, &counters, true);
         assert!(page.text().contains("vlan"));
+    }
+
+    #[test]
+    fn the_user_guide_says_of_every_drop_reason_what_to_do() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/user-guide.md");
+        let guide = std::fs::read_to_string(path).unwrap();
+        for reason in DropReason::ALL {
+            assert!(
+                guide.contains(&format!("\n| `{}` |", reason.name())),
+                "{} is not in the guide",
+                reason.name()
+            );
+        }
     }
 }

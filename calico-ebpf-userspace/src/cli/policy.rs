@@ -22,7 +22,8 @@ Examples:
 
 Rules are read from top to bottom; the first that matches decides. A tier in which no rule matched ends with its
 default action; behind the last tier come the profiles, and then everything is denied.
-FLOWS counts the packets that a rule decided: one for each new flow, not one for each packet.";
+JUDGED counts the packets that a rule decided: those that open a flow, or come before it is settled. The packets of
+a settled flow are not judged again.";
 
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER_HELP)]
@@ -146,7 +147,7 @@ impl SetView {
         ] {
             page.heading(title);
             let rows = rules.iter().map(RuleView::row).collect();
-            page.table(&["TIER", "POLICY", "RULE", "ACTION", "WHAT", "FLOWS"], rows);
+            page.table(&["TIER", "POLICY", "RULE", "ACTION", "WHAT", "JUDGED"], rows);
         }
     }
 }
