@@ -103,6 +103,11 @@ impl Object {
         self
     }
 
+    /// Returns the object as JSON.
+    pub fn value(&self) -> &Value {
+        &self.0
+    }
+
     /// Returns the object as a YAML document.
     pub fn yaml(&self) -> String {
         serde_saphyr::to_string(&self.0).expect("JSON values are YAML")

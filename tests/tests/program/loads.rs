@@ -1,29 +1,137 @@
-use aya::EbpfLoader;
-use aya::programs::SchedClassifier;
+//! The programs by themselves.
+
+use calico_ebpf_common::expire::ExpireEntry;
+use calico_ebpf_common::maps;
+use calico_ebpf_common::verdict::DropReason;
+use calico_ebpf_tests::packets::{tcp, udp};
+use calico_ebpf_tests::programs::Dataplane;
+
+use crate::scene::{families, open};
 
 #[test]
 fn every_program_passes_the_verifier() {
-    let bytes = std::fs::read("/work/target-bpf/bpfel-unknown-none/bpf/calico-ebpf-programs").unwrap();
-    let mut ebpf = EbpfLoader::new()
-        .set_max_entries("CEBPF_FLOWS4", 1024)
-        .set_max_entries("CEBPF_FLOWS6", 1024)
-        .load(&bytes)
-        .unwrap();
-    for (name, program) in ebpf.programs_mut() {
-        let program: &mut SchedClassifier = program.try_into().unwrap();
-        let t = std::time::Instant::now();
-        if let Err(e) = program.load() {
-            let s = format!("{e}");
-            let l: Vec<&str> = s.lines().collect();
-            std::fs::write(format!("/tmp/ver-{name}.log"), &s).unwrap();
-            println!("{name} FAIL");
-        } else {
-            println!(
-                "{name} ok {:?} verified={:?}",
-                t.elapsed(),
-                program.info().unwrap().verified_instruction_count()
-            );
+    let verified = Dataplane::new().verified_instructions();
+    for (name, instructions) in &verified {
+        println!("{name}: {instructions:?} instructions verified");
+    }
+    let attached = [
+        maps::PROGRAM_FROM_WORKLOAD,
+        maps::PROGRAM_TO_WORKLOAD,
+        maps::PROGRAM_EXPIRE_FLOWS,
+        maps::PROGRAM_READ_CLOCK,
+    ];
+    for name in attached.iter().chain(&maps::UNSETTLED_PROGRAMS) {
+        assert!(verified.contains_key(*name), "{name}");
+    }
+}
+
+#[test]
+fn every_program_passes_the_verifier_with_every_setting_turned_over() {
+    use maps::settings::{
+        ALLOW_IPIP, ALLOW_VXLAN, DEBUG_LOG, DRY_RUN, ENDPOINT_TO_HOST_ACCEPT, IPV6, OPENSTACK,
+    };
+    for dry_run in [0, 1] {
+        Dataplane::with_settings(&[
+            (ENDPOINT_TO_HOST_ACCEPT, 0),
+            (IPV6, 0),
+            (OPENSTACK, 0),
+            (ALLOW_VXLAN, 1),
+            (ALLOW_IPIP, 1),
+            (DRY_RUN, dry_run),
+            (DEBUG_LOG, 1),
+        ]);
+    }
+}
+
+#[test]
+fn without_a_table_everything_is_dropped() {
+    let mut dataplane = Dataplane::new();
+    for program in [maps::PROGRAM_FROM_WORKLOAD, maps::PROGRAM_TO_WORKLOAD] {
+        for packet in [udp("10.0.0.1:1 -> 10.0.0.2:2"), udp("[fd00::1]:1 -> [fd00::2]:2")] {
+            dataplane
+                .run_bare(program, &packet)
+                .expect_drop(DropReason::NoPolicyTable);
         }
     }
-    panic!();
+}
+
+#[test]
+fn on_an_unknown_interface_everything_is_dropped() {
+    let mut dataplane = open();
+    dataplane.switch_to("nobody");
+    for program in [maps::PROGRAM_FROM_WORKLOAD, maps::PROGRAM_TO_WORKLOAD] {
+        for family in families() {
+            dataplane
+                .run_bare(program, &family.a_to_b(1, 2).udp())
+                .expect_drop(DropReason::UnknownInterface);
+        }
+    }
+}
+
+#[test]
+fn read_clock_tells_both_clocks_and_they_never_go_back() {
+    let dataplane = Dataplane::new();
+    let mut last = dataplane.read_clock();
+    assert!(last.jiffies > 0 && last.monotonic_ns > 0);
+    for _ in 0..100 {
+        let clock = dataplane.read_clock();
+        assert!(clock.jiffies >= last.jiffies && clock.monotonic_ns > last.monotonic_ns);
+        last = clock;
+    }
+}
+
+#[test]
+fn scenario_68_expire_flows_deletes_only_entries_that_no_packet_touched() {
+    let mut dataplane = open();
+    for family in families() {
+        for port in [1, 2, 3] {
+            dataplane.from_workload("a", &family.a_to_far(4000, port).udp());
+        }
+    }
+    let mut stale4: Vec<ExpireEntry> = Vec::new();
+    for (key, flow) in dataplane.flows4() {
+        let mut bytes = [0; 40];
+        bytes[..16].copy_from_slice(bytemuck::bytes_of(&key));
+        stale4.push(ExpireEntry {
+            key: bytes,
+            last_seen: flow.last_seen,
+        });
+    }
+    let mut stale6: Vec<ExpireEntry> = dataplane
+        .flows6()
+        .iter()
+        .map(|(key, flow)| ExpireEntry {
+            key: bytemuck::cast(*key),
+            last_seen: flow.last_seen,
+        })
+        .collect();
+    // A packet touched the middle one after the agent read it.
+    stale4[1].last_seen -= 1;
+    stale6[1].last_seen -= 1;
+    assert_eq!(dataplane.expire(4, &stale4), 2);
+    assert_eq!(dataplane.expire(6, &stale6), 2);
+    assert_eq!((dataplane.flows4().len(), dataplane.flows6().len()), (1, 1));
+    // What is gone is no error, and the count in the header is what counts.
+    assert_eq!(dataplane.expire(4, &stale4), 0);
+    assert_eq!(dataplane.expire(6, &[]), 0);
+    assert_eq!(dataplane.flow_count(), 2);
+}
+
+#[test]
+fn scenario_68_expire_flows_takes_a_full_packet_of_entries() {
+    let mut dataplane = open();
+    let most = u16::try_from(calico_ebpf_common::expire::MAX_ENTRIES).expect("few");
+    for port in 1..=most {
+        dataplane.from_workload("a", &tcp(&format!("[fd00::1]:{port} -> [2001:db8::9]:80"), "S"));
+    }
+    let entries: Vec<ExpireEntry> = dataplane
+        .flows6()
+        .iter()
+        .map(|(key, flow)| ExpireEntry {
+            key: bytemuck::cast(*key),
+            last_seen: flow.last_seen,
+        })
+        .collect();
+    assert_eq!(dataplane.expire(6, &entries), u32::from(most));
+    assert_eq!(dataplane.flow_count(), 0);
 }

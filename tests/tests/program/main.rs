@@ -1,3 +1,5 @@
-//! The program ring: every program on real kernel maps, packet in, packet out, map state.
+//! The program ring: every program on real kernel maps, packet in, packet out, map state. Needs root, no network.
 
 mod loads;
+mod parsing;
+mod scene;
