@@ -3,18 +3,15 @@
 //! A run needs an interface that exists. It is `lo`, number 1, in every network namespace: the workload whose hook
 //! is run gets that number in the table, the others keep numbers that no packet is ever sent to.
 
-use std::borrow::Borrow;
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::PathBuf;
+mod object;
+mod ran;
+mod reading;
 
-use aya::maps::{HashMap, MapData, PerCpuArray, ProgramArray};
+use std::collections::BTreeMap;
+
+use aya::Ebpf;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use aya::{Ebpf, EbpfLoader, Pod};
-use calico_ebpf_common::expire::{Clock, ExpireEntry, ExpireHeader};
-use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
-use calico_ebpf_common::maps::{self, Counter, settings};
-use calico_ebpf_common::verdict::{DropReason, PassReason};
+use calico_ebpf_common::maps::{self, settings};
 use calico_ebpf_userspace::calc::effective::EffectiveState;
 use calico_ebpf_userspace::calc::resolve::{CalcOptions, resolve};
 use calico_ebpf_userspace::compile::input::{HostFacts, HostInterface, TableInput};
@@ -27,7 +24,13 @@ use calico_ebpf_userspace::model::resource::{MacAddress, Snapshot};
 use serde_json::json;
 
 use crate::manifests::{HOSTNAME, NAMESPACE, Object};
-use crate::packets::{Packet, Path};
+use crate::packets::Packet;
+use object::{fill_unsettled, load_object, map_data};
+use ran::{Context, SK_BUFF_BYTES, SK_BUFF_MARK, TC_ACT_REDIRECT};
+use reading::difference;
+
+pub use object::object_path;
+pub use ran::{Counted, Ran};
 
 /// Number of `lo`.
 const LO: u32 = 1;
@@ -35,22 +38,6 @@ const LO: u32 = 1;
 const FIRST_TAP: u32 = 100;
 /// Lines of the policy table: room for every port table twice.
 const POLICY_LINES: u32 = 131_072;
-
-const TC_ACT_UNSPEC: i32 = -1;
-const TC_ACT_SHOT: i32 = 2;
-const TC_ACT_REDIRECT: i32 = 7;
-
-/// Returns where the kernel object is.
-pub fn object_path() -> PathBuf {
-    if let Some(path) = std::env::var_os("CALICO_EBPF_OBJECT") {
-        return path.into();
-    }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")),
-        PathBuf::from,
-    );
-    target.join("bpf/calico-ebpf.o")
-}
 
 /// Where a packet that `to_workload` sees comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -385,244 +372,6 @@ impl Dataplane {
             .map(|(name, _)| (name.to_owned(), verified(name)))
             .collect()
     }
-
-    /// Returns packets and bytes of every reason that was counted.
-    pub fn counters(&self) -> BTreeMap<Counted, Counter> {
-        let map = self.object.map(maps::COUNTERS).expect("a map");
-        let map = PerCpuArray::<_, Counter>::try_from(map).expect("a per-CPU array");
-        let drops = DropReason::ALL
-            .iter()
-            .map(|reason| (Counted::Drop(*reason), *reason as u32));
-        let passes = PassReason::ALL
-            .iter()
-            .map(|reason| (Counted::Pass(*reason), maps::PASS_COUNTERS + *reason as u32));
-        drops
-            .chain(passes)
-            .map(|(reason, index)| (reason, sum(&map, index)))
-            .filter(|(_, counter)| *counter != Counter::default())
-            .collect()
-    }
-
-    /// Returns the counter of a rule by its number.
-    pub fn rule_counter(&self, number: u32) -> Counter {
-        let map = self.object.map(maps::RULES).expect("a map");
-        sum(
-            &PerCpuArray::<_, Counter>::try_from(map).expect("a per-CPU array"),
-            number,
-        )
-    }
-
-    /// Returns all IPv4 flows.
-    pub fn flows4(&self) -> BTreeMap<FlowKey4, Flow> {
-        entries(&self.flow_map(maps::FLOWS4))
-    }
-
-    /// Returns all IPv6 flows.
-    pub fn flows6(&self) -> BTreeMap<FlowKey6, Flow> {
-        entries(&self.flow_map(maps::FLOWS6))
-    }
-
-    fn flow_map<K: Pod>(&self, name: &str) -> HashMap<&MapData, K, Flow> {
-        HashMap::try_from(self.object.map(name).expect("a map")).expect("a hash map")
-    }
-
-    /// Returns the number of flows of both families.
-    pub fn flow_count(&self) -> usize {
-        self.flows4().len() + self.flows6().len()
-    }
-
-    /// Returns the flow of a path, whichever way it was opened. Protocols without ports have paths without ports.
-    pub fn flow(&self, path: &Path, protocol: u8) -> Option<Flow> {
-        let mut ends = [path.source, path.target];
-        ends.sort_by_key(|end| (end.ip(), end.port()));
-        let ports = ends.map(|end| end.port().to_be_bytes());
-        match ends.map(|end| end.ip()) {
-            [IpAddr::V4(low), IpAddr::V4(high)] => {
-                let key = FlowKey4 {
-                    low_address: low.octets(),
-                    high_address: high.octets(),
-                    low_port: ports[0],
-                    high_port: ports[1],
-                    protocol,
-                    reserved: [0; 3],
-                };
-                self.flow_map(maps::FLOWS4).get(&key, 0).ok()
-            }
-            [IpAddr::V6(low), IpAddr::V6(high)] => {
-                let key = FlowKey6 {
-                    low_address: low.octets(),
-                    high_address: high.octets(),
-                    low_port: ports[0],
-                    high_port: ports[1],
-                    protocol,
-                    reserved: [0; 3],
-                };
-                self.flow_map(maps::FLOWS6).get(&key, 0).ok()
-            }
-            _ => panic!("{path:?} is of two families"),
-        }
-    }
-
-    /// Forgets all flows.
-    pub fn clear_flows(&mut self) {
-        let (old4, old6) = (self.flows4(), self.flows6());
-        let map = self.object.map_mut(maps::FLOWS4).expect("a map");
-        let mut map = HashMap::<_, FlowKey4, Flow>::try_from(map).expect("a hash map");
-        for key in old4.keys() {
-            map.remove(key).expect("nobody else deletes");
-        }
-        let map = self.object.map_mut(maps::FLOWS6).expect("a map");
-        let mut map = HashMap::<_, FlowKey6, Flow>::try_from(map).expect("a hash map");
-        for key in old6.keys() {
-            map.remove(key).expect("nobody else deletes");
-        }
-    }
-
-    /// Runs `expire_flows`; returns how many flows it deleted. `family` is 4 or 6.
-    pub fn expire(&self, family: u32, entries: &[ExpireEntry]) -> u32 {
-        let header = ExpireHeader {
-            count: u32::try_from(entries.len()).expect("few entries"),
-            family,
-            reserved: 0,
-        };
-        let mut packet = bytemuck::bytes_of(&header).to_vec();
-        packet.extend(bytemuck::cast_slice::<_, u8>(entries));
-        self.program(maps::PROGRAM_EXPIRE_FLOWS)
-            .test_run(TestRunOptions {
-                data_in: Some(&packet),
-                ..TestRunOptions::new()
-            })
-            .expect("run expire_flows")
-            .return_value
-    }
-
-    /// Runs `read_clock`.
-    pub fn read_clock(&self) -> Clock {
-        let mut packet = [0; 64];
-        let result = self
-            .program(maps::PROGRAM_READ_CLOCK)
-            .test_run(TestRunOptions {
-                data_in: Some(&[0; 64]),
-                data_out: Some(&mut packet),
-                ..TestRunOptions::new()
-            })
-            .expect("run read_clock");
-        assert_eq!(result.return_value, 0);
-        bytemuck::pod_read_unaligned(&packet[..size_of::<Clock>()])
-    }
-}
-
-/// A reason that a packet was counted under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Counted {
-    Drop(DropReason),
-    Pass(PassReason),
-}
-
-/// What became of a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ran {
-    /// The TC verdict.
-    pub verdict: i32,
-    /// The frame as it went in.
-    pub sent: Vec<u8>,
-    /// The frame as it came out.
-    pub packet: Vec<u8>,
-    pub mark: u32,
-    /// The workload whose MAC a redirected frame has.
-    pub redirected_to: Option<String>,
-    /// Reasons under which this one packet was counted.
-    pub counted: Vec<(Counted, Counter)>,
-}
-
-impl Ran {
-    /// Fails unless the packet was dropped and counted once for this reason.
-    #[track_caller]
-    pub fn expect_drop(&self, reason: DropReason) -> &Self {
-        self.expect(TC_ACT_SHOT, Counted::Drop(reason))
-    }
-
-    /// Fails unless the packet was handed on unchanged and counted once for this reason.
-    #[track_caller]
-    pub fn expect_pass(&self, reason: PassReason) -> &Self {
-        self.expect(TC_ACT_UNSPEC, Counted::Pass(reason));
-        assert_eq!(self.packet, self.sent, "a packet to the stack changed");
-        assert_eq!(
-            self.mark & maps::DEFAULT_MARK,
-            0,
-            "a packet to the stack is marked"
-        );
-        self
-    }
-
-    /// Fails unless the packet passed because of its mark, uncounted.
-    #[track_caller]
-    pub fn expect_pass_by_mark(&self) -> &Self {
-        assert_eq!((self.verdict, &self.counted[..]), (TC_ACT_UNSPEC, &[][..]));
-        self
-    }
-
-    /// Fails unless the packet was redirected to the workload, with the right MACs and the mark.
-    #[track_caller]
-    pub fn expect_redirect_to(&self, name: &str) -> &Self {
-        self.expect_redirect(name, PassReason::LocalWorkload)
-    }
-
-    /// As [`Self::expect_redirect_to`], counted for another reason.
-    #[track_caller]
-    pub fn expect_redirect(&self, name: &str, reason: PassReason) -> &Self {
-        self.expect(TC_ACT_REDIRECT, Counted::Pass(reason));
-        assert_eq!(self.redirected_to.as_deref(), Some(name), "{:02x?}", self.packet);
-        assert_eq!(self.mark & maps::DEFAULT_MARK, maps::DEFAULT_MARK);
-        self
-    }
-
-    /// Returns whether the packet went on, anywhere.
-    pub fn passed(&self) -> bool {
-        self.verdict != TC_ACT_SHOT
-    }
-
-    #[track_caller]
-    fn expect(&self, verdict: i32, reason: Counted) -> &Self {
-        let counter = Counter {
-            packets: 1,
-            bytes: self.sent.len() as u64,
-        };
-        assert_eq!(
-            (self.verdict, &self.counted[..]),
-            (verdict, &[(reason, counter)][..]),
-            "{:02x?}",
-            self.sent
-        );
-        self
-    }
-}
-
-/// Bytes of `struct __sk_buff`, and where fields of it are (include/uapi/linux/bpf.h).
-const SK_BUFF_BYTES: usize = 192;
-const SK_BUFF_MARK: usize = 8;
-const SK_BUFF_INGRESS_IFINDEX: usize = 36;
-const SK_BUFF_IFINDEX: usize = 40;
-
-#[derive(Clone, Copy)]
-struct Context {
-    mark: u32,
-    ingress: u32,
-}
-
-impl Context {
-    fn bytes(self) -> [u8; SK_BUFF_BYTES] {
-        let mut bytes = [0; SK_BUFF_BYTES];
-        let fields = [
-            (SK_BUFF_MARK, self.mark),
-            (SK_BUFF_INGRESS_IFINDEX, self.ingress),
-            (SK_BUFF_IFINDEX, LO),
-        ];
-        for (offset, value) in fields {
-            bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
-        }
-        bytes
-    }
 }
 
 fn tap(name: &str) -> String {
@@ -643,82 +392,4 @@ fn endpoint_object(name: &str, mac: [u8; 6], addresses: &[&str]) -> Object {
     });
     let full_name = format!("{doubled}-openstack-{name}-port{name}");
     Object::new("WorkloadEndpoint", NAMESPACE, &full_name, &spec).label("name", name)
-}
-
-fn load_object(values: &BTreeMap<&str, u32>, flows: u32) -> Ebpf {
-    let path = object_path();
-    let bytes = std::fs::read(&path)
-        .unwrap_or_else(|error| panic!("{}: {error} (`cargo xtask build-ebpf` makes it)", path.display()));
-    let mut loader = EbpfLoader::new();
-    for (name, value) in values {
-        loader.override_global(name, value, true);
-    }
-    for (name, size) in [
-        (maps::POLICY, POLICY_LINES),
-        (maps::FLOWS4, flows),
-        (maps::FLOWS6, flows),
-    ] {
-        loader.map_max_entries(name, size);
-    }
-    loader
-        .load(&bytes)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn fill_unsettled(object: &mut Ebpf) {
-    let loaded = maps::UNSETTLED_PROGRAMS.map(|name| {
-        let program: &SchedClassifier = object
-            .program(name)
-            .expect("in the object")
-            .try_into()
-            .expect("a classifier");
-        program
-            .fd()
-            .expect("loaded")
-            .try_clone()
-            .expect("another descriptor")
-    });
-    let array = object.map_mut(maps::UNSETTLED).expect("a map");
-    let mut array = ProgramArray::try_from(array).expect("a program array");
-    for (entry, program) in (0..).zip(&loaded) {
-        array.set(entry, program, 0).expect("enter a program");
-    }
-}
-
-fn map_data<'a>(object: &'a Ebpf, name: &str) -> &'a MapData {
-    match object.map(name) {
-        Some(aya::maps::Map::Array(data)) => data,
-        other => panic!("{name} is no array: {other:?}"),
-    }
-}
-
-fn sum(map: &PerCpuArray<impl Borrow<MapData>, Counter>, index: u32) -> Counter {
-    let values = map.get(&index, 0).expect("in the array");
-    values.iter().fold(Counter::default(), |sum, value| Counter {
-        packets: sum.packets + value.packets,
-        bytes: sum.bytes + value.bytes,
-    })
-}
-
-fn entries<K: Pod + Ord>(map: &HashMap<&MapData, K, Flow>) -> BTreeMap<K, Flow> {
-    map.iter().map(|entry| entry.expect("a readable entry")).collect()
-}
-
-fn difference(
-    before: &BTreeMap<Counted, Counter>,
-    after: &BTreeMap<Counted, Counter>,
-) -> Vec<(Counted, Counter)> {
-    let since = |(reason, now): (&Counted, &Counter)| {
-        let old = before.get(reason).copied().unwrap_or_default();
-        let counter = Counter {
-            packets: now.packets - old.packets,
-            bytes: now.bytes - old.bytes,
-        };
-        (*reason, counter)
-    };
-    after
-        .iter()
-        .map(since)
-        .filter(|(_, counter)| *counter != Counter::default())
-        .collect()
 }

@@ -1,0 +1,70 @@
+//! The kernel object: loaded, settings and program array filled in.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use aya::maps::{Map, MapData, ProgramArray};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use calico_ebpf_common::maps;
+
+use super::POLICY_LINES;
+
+/// Returns where the kernel object is.
+pub fn object_path() -> PathBuf {
+    if let Some(path) = std::env::var_os("CALICO_EBPF_OBJECT") {
+        return path.into();
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")),
+        PathBuf::from,
+    );
+    target.join("bpf/calico-ebpf.o")
+}
+
+pub(super) fn load_object(values: &BTreeMap<&str, u32>, flows: u32) -> Ebpf {
+    let path = object_path();
+    let bytes = std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error} (`cargo xtask build-ebpf` makes it)", path.display()));
+    let mut loader = EbpfLoader::new();
+    for (name, value) in values {
+        loader.override_global(name, value, true);
+    }
+    for (name, size) in [
+        (maps::POLICY, POLICY_LINES),
+        (maps::FLOWS4, flows),
+        (maps::FLOWS6, flows),
+    ] {
+        loader.map_max_entries(name, size);
+    }
+    loader
+        .load(&bytes)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+pub(super) fn fill_unsettled(object: &mut Ebpf) {
+    let loaded = maps::UNSETTLED_PROGRAMS.map(|name| {
+        let program: &SchedClassifier = object
+            .program(name)
+            .expect("in the object")
+            .try_into()
+            .expect("a classifier");
+        program
+            .fd()
+            .expect("loaded")
+            .try_clone()
+            .expect("another descriptor")
+    });
+    let array = object.map_mut(maps::UNSETTLED).expect("a map");
+    let mut array = ProgramArray::try_from(array).expect("a program array");
+    for (entry, program) in (0..).zip(&loaded) {
+        array.set(entry, program, 0).expect("enter a program");
+    }
+}
+
+pub(super) fn map_data<'a>(object: &'a Ebpf, name: &str) -> &'a MapData {
+    match object.map(name) {
+        Some(Map::Array(data)) => data,
+        other => panic!("{name} is no array: {other:?}"),
+    }
+}

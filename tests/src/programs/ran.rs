@@ -1,0 +1,123 @@
+//! What became of a packet.
+
+use calico_ebpf_common::maps::{self, Counter};
+use calico_ebpf_common::verdict::{DropReason, PassReason};
+
+use super::LO;
+
+const TC_ACT_UNSPEC: i32 = -1;
+const TC_ACT_SHOT: i32 = 2;
+pub(super) const TC_ACT_REDIRECT: i32 = 7;
+
+/// A reason that a packet was counted under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counted {
+    Drop(DropReason),
+    Pass(PassReason),
+}
+
+/// What became of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// The TC verdict.
+    pub verdict: i32,
+    /// The frame as it went in.
+    pub sent: Vec<u8>,
+    /// The frame as it came out.
+    pub packet: Vec<u8>,
+    pub mark: u32,
+    /// The workload whose MAC a redirected frame has.
+    pub redirected_to: Option<String>,
+    /// Reasons under which this one packet was counted.
+    pub counted: Vec<(Counted, Counter)>,
+}
+
+impl Ran {
+    /// Fails unless the packet was dropped and counted once for this reason.
+    #[track_caller]
+    pub fn expect_drop(&self, reason: DropReason) -> &Self {
+        self.expect(TC_ACT_SHOT, Counted::Drop(reason))
+    }
+
+    /// Fails unless the packet was handed on unchanged and counted once for this reason.
+    #[track_caller]
+    pub fn expect_pass(&self, reason: PassReason) -> &Self {
+        self.expect(TC_ACT_UNSPEC, Counted::Pass(reason));
+        assert_eq!(self.packet, self.sent, "a packet to the stack changed");
+        assert_eq!(
+            self.mark & maps::DEFAULT_MARK,
+            0,
+            "a packet to the stack is marked"
+        );
+        self
+    }
+
+    /// Fails unless the packet passed because of its mark, uncounted.
+    #[track_caller]
+    pub fn expect_pass_by_mark(&self) -> &Self {
+        assert_eq!((self.verdict, &self.counted[..]), (TC_ACT_UNSPEC, &[][..]));
+        self
+    }
+
+    /// Fails unless the packet was redirected to the workload, with the right MACs and the mark.
+    #[track_caller]
+    pub fn expect_redirect_to(&self, name: &str) -> &Self {
+        self.expect_redirect(name, PassReason::LocalWorkload)
+    }
+
+    /// As [`Self::expect_redirect_to`], counted for another reason.
+    #[track_caller]
+    pub fn expect_redirect(&self, name: &str, reason: PassReason) -> &Self {
+        self.expect(TC_ACT_REDIRECT, Counted::Pass(reason));
+        assert_eq!(self.redirected_to.as_deref(), Some(name), "{:02x?}", self.packet);
+        assert_eq!(self.mark & maps::DEFAULT_MARK, maps::DEFAULT_MARK);
+        self
+    }
+
+    /// Returns whether the packet went on, anywhere.
+    pub fn passed(&self) -> bool {
+        self.verdict != TC_ACT_SHOT
+    }
+
+    #[track_caller]
+    fn expect(&self, verdict: i32, reason: Counted) -> &Self {
+        let counter = Counter {
+            packets: 1,
+            bytes: self.sent.len() as u64,
+        };
+        assert_eq!(
+            (self.verdict, &self.counted[..]),
+            (verdict, &[(reason, counter)][..]),
+            "{:02x?}",
+            self.sent
+        );
+        self
+    }
+}
+
+/// Bytes of `struct __sk_buff`, and where fields of it are (include/uapi/linux/bpf.h).
+pub(super) const SK_BUFF_BYTES: usize = 192;
+pub(super) const SK_BUFF_MARK: usize = 8;
+const SK_BUFF_INGRESS_IFINDEX: usize = 36;
+const SK_BUFF_IFINDEX: usize = 40;
+
+#[derive(Clone, Copy)]
+pub(super) struct Context {
+    pub(super) mark: u32,
+    pub(super) ingress: u32,
+}
+
+impl Context {
+    pub(super) fn bytes(self) -> [u8; SK_BUFF_BYTES] {
+        let mut bytes = [0; SK_BUFF_BYTES];
+        let fields = [
+            (SK_BUFF_MARK, self.mark),
+            (SK_BUFF_INGRESS_IFINDEX, self.ingress),
+            (SK_BUFF_IFINDEX, LO),
+        ];
+        for (offset, value) in fields {
+            bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        bytes
+    }
+}

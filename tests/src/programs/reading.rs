@@ -1,0 +1,174 @@
+//! What the programs left in their maps, and the programs that maintain them.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use aya::Pod;
+use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::programs::{TestRun, TestRunOptions};
+use calico_ebpf_common::expire::{Clock, ExpireEntry, ExpireHeader};
+use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
+use calico_ebpf_common::maps::{self, Counter};
+use calico_ebpf_common::verdict::{DropReason, PassReason};
+
+use super::{Counted, Dataplane};
+use crate::packets::Path;
+
+impl Dataplane {
+    /// Returns packets and bytes of every reason that was counted.
+    pub fn counters(&self) -> BTreeMap<Counted, Counter> {
+        let map = self.object.map(maps::COUNTERS).expect("a map");
+        let map = PerCpuArray::<_, Counter>::try_from(map).expect("a per-CPU array");
+        let drops = DropReason::ALL
+            .iter()
+            .map(|reason| (Counted::Drop(*reason), *reason as u32));
+        let passes = PassReason::ALL
+            .iter()
+            .map(|reason| (Counted::Pass(*reason), maps::PASS_COUNTERS + *reason as u32));
+        drops
+            .chain(passes)
+            .map(|(reason, index)| (reason, sum(&map, index)))
+            .filter(|(_, counter)| *counter != Counter::default())
+            .collect()
+    }
+
+    /// Returns the counter of a rule by its number.
+    pub fn rule_counter(&self, number: u32) -> Counter {
+        let map = self.object.map(maps::RULES).expect("a map");
+        sum(
+            &PerCpuArray::<_, Counter>::try_from(map).expect("a per-CPU array"),
+            number,
+        )
+    }
+
+    /// Returns all IPv4 flows.
+    pub fn flows4(&self) -> BTreeMap<FlowKey4, Flow> {
+        entries(&self.flow_map(maps::FLOWS4))
+    }
+
+    /// Returns all IPv6 flows.
+    pub fn flows6(&self) -> BTreeMap<FlowKey6, Flow> {
+        entries(&self.flow_map(maps::FLOWS6))
+    }
+
+    fn flow_map<K: Pod>(&self, name: &str) -> HashMap<&MapData, K, Flow> {
+        HashMap::try_from(self.object.map(name).expect("a map")).expect("a hash map")
+    }
+
+    /// Returns the number of flows of both families.
+    pub fn flow_count(&self) -> usize {
+        self.flows4().len() + self.flows6().len()
+    }
+
+    /// Returns the flow of a path, whichever way it was opened. Protocols without ports have paths without ports.
+    pub fn flow(&self, path: &Path, protocol: u8) -> Option<Flow> {
+        let mut ends = [path.source, path.target];
+        ends.sort_by_key(|end| (end.ip(), end.port()));
+        let ports = ends.map(|end| end.port().to_be_bytes());
+        match ends.map(|end| end.ip()) {
+            [IpAddr::V4(low), IpAddr::V4(high)] => {
+                let key = FlowKey4 {
+                    low_address: low.octets(),
+                    high_address: high.octets(),
+                    low_port: ports[0],
+                    high_port: ports[1],
+                    protocol,
+                    reserved: [0; 3],
+                };
+                self.flow_map(maps::FLOWS4).get(&key, 0).ok()
+            }
+            [IpAddr::V6(low), IpAddr::V6(high)] => {
+                let key = FlowKey6 {
+                    low_address: low.octets(),
+                    high_address: high.octets(),
+                    low_port: ports[0],
+                    high_port: ports[1],
+                    protocol,
+                    reserved: [0; 3],
+                };
+                self.flow_map(maps::FLOWS6).get(&key, 0).ok()
+            }
+            _ => panic!("{path:?} is of two families"),
+        }
+    }
+
+    /// Forgets all flows.
+    pub fn clear_flows(&mut self) {
+        let (old4, old6) = (self.flows4(), self.flows6());
+        let map = self.object.map_mut(maps::FLOWS4).expect("a map");
+        let mut map = HashMap::<_, FlowKey4, Flow>::try_from(map).expect("a hash map");
+        for key in old4.keys() {
+            map.remove(key).expect("nobody else deletes");
+        }
+        let map = self.object.map_mut(maps::FLOWS6).expect("a map");
+        let mut map = HashMap::<_, FlowKey6, Flow>::try_from(map).expect("a hash map");
+        for key in old6.keys() {
+            map.remove(key).expect("nobody else deletes");
+        }
+    }
+
+    /// Runs `expire_flows`; returns how many flows it deleted. `family` is 4 or 6.
+    pub fn expire(&self, family: u32, entries: &[ExpireEntry]) -> u32 {
+        let header = ExpireHeader {
+            count: u32::try_from(entries.len()).expect("few entries"),
+            family,
+            reserved: 0,
+        };
+        let mut packet = bytemuck::bytes_of(&header).to_vec();
+        packet.extend(bytemuck::cast_slice::<_, u8>(entries));
+        self.program(maps::PROGRAM_EXPIRE_FLOWS)
+            .test_run(TestRunOptions {
+                data_in: Some(&packet),
+                ..TestRunOptions::new()
+            })
+            .expect("run expire_flows")
+            .return_value
+    }
+
+    /// Runs `read_clock`.
+    pub fn read_clock(&self) -> Clock {
+        let mut packet = [0; 64];
+        let result = self
+            .program(maps::PROGRAM_READ_CLOCK)
+            .test_run(TestRunOptions {
+                data_in: Some(&[0; 64]),
+                data_out: Some(&mut packet),
+                ..TestRunOptions::new()
+            })
+            .expect("run read_clock");
+        assert_eq!(result.return_value, 0);
+        bytemuck::pod_read_unaligned(&packet[..size_of::<Clock>()])
+    }
+}
+
+fn sum(map: &PerCpuArray<impl Borrow<MapData>, Counter>, index: u32) -> Counter {
+    let values = map.get(&index, 0).expect("in the array");
+    values.iter().fold(Counter::default(), |sum, value| Counter {
+        packets: sum.packets + value.packets,
+        bytes: sum.bytes + value.bytes,
+    })
+}
+
+fn entries<K: Pod + Ord>(map: &HashMap<&MapData, K, Flow>) -> BTreeMap<K, Flow> {
+    map.iter().map(|entry| entry.expect("a readable entry")).collect()
+}
+
+pub(super) fn difference(
+    before: &BTreeMap<Counted, Counter>,
+    after: &BTreeMap<Counted, Counter>,
+) -> Vec<(Counted, Counter)> {
+    let since = |(reason, now): (&Counted, &Counter)| {
+        let old = before.get(reason).copied().unwrap_or_default();
+        let counter = Counter {
+            packets: now.packets - old.packets,
+            bytes: now.bytes - old.bytes,
+        };
+        (*reason, counter)
+    };
+    after
+        .iter()
+        .map(since)
+        .filter(|(_, counter)| *counter != Counter::default())
+        .collect()
+}
