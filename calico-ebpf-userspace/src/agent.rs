@@ -84,7 +84,11 @@ async fn first_full_view(
         reporter.write();
         tokio::select! {
             () = stop.cancelled() => return Ok(None),
-            changed = views.changed() => changed.context("the datastore is no longer watched")?,
+            changed = views.changed() => match changed {
+                Ok(()) => {}
+                Err(_) if stop.is_cancelled() => return Ok(None),
+                Err(error) => return Err(error).context("the datastore is no longer watched"),
+            },
         }
     }
 }
@@ -179,6 +183,9 @@ impl<'a> Work<'a> {
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
                 changed = views.changed() => {
+                    if stop.is_cancelled() {
+                        return Ok(Ended::Stopped);
+                    }
                     changed.context("the datastore is no longer watched")?;
                     let view = views.borrow_and_update().clone();
                     if let Some(ended) = self.take_view(view)? {
