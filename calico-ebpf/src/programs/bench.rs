@@ -23,6 +23,10 @@ static BENCH_LOOKUP: HashMap<FlowKey4, Flow> = HashMap::with_max_entries(1024, 0
 static BENCH_SOURCE_FIRST: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static BENCH_SOURCE_LAST: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static BENCH_DESTINATION_FIRST: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static BENCH_DESTINATION_LAST: Global<u32> = Global::new(0);
 /// Offset of TTL or hop limit: 22 for IPv4, 21 for IPv6.
 #[unsafe(no_mangle)]
 static BENCH_HOP_LIMIT_OFFSET: Global<u32> = Global::new(22);
@@ -98,6 +102,8 @@ fn write_header(data: usize, data_end: usize) -> bool {
     }
     // SAFETY: the range ends before `data_end`.
     unsafe {
+        u32::store_at(data, BENCH_DESTINATION_FIRST.load());
+        u16::store_at(data + 4, BENCH_DESTINATION_LAST.load() as u16);
         u32::store_at(data + 6, BENCH_SOURCE_FIRST.load());
         u16::store_at(data + 10, BENCH_SOURCE_LAST.load() as u16);
         if BENCH_HOP_LIMIT_OFFSET.load() == 22 {

@@ -34,20 +34,22 @@ pub(crate) fn load(
         .context("CALICO_EBPF_BENCH_OBJECT is not set: run `cargo xtask bench`")?;
     let bytes = std::fs::read(&path).with_context(|| path.to_string_lossy().into_owned())?;
     let frame = frame(v6);
-    let source_first = u32::from_ne_bytes([frame[6], frame[7], frame[8], frame[9]]);
-    let source_last = u32::from(u16::from_ne_bytes([frame[10], frame[11]]));
-    let checksum = u32::from(u16::from_ne_bytes([frame[24], frame[25]]));
-    let offset = if v6 { 21_u32 } else { 22 };
+    let word = |at: usize| u32::from_ne_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
+    let half = |at: usize| u32::from(u16::from_ne_bytes([frame[at], frame[at + 1]]));
+    let header = [
+        ("BENCH_DESTINATION_FIRST", word(0)),
+        ("BENCH_DESTINATION_LAST", half(4)),
+        ("BENCH_SOURCE_FIRST", word(6)),
+        ("BENCH_SOURCE_LAST", half(10)),
+        ("BENCH_CHECKSUM", half(24)),
+        ("BENCH_HOP_LIMIT_OFFSET", if v6 { 21 } else { 22 }),
+    ];
     let mut loader = EbpfLoader::new();
     loader
         .map_max_entries(maps::POLICY, LINES)
         .map_max_entries(maps::FLOWS4, 65_536)
-        .map_max_entries(maps::FLOWS6, 65_536)
-        .override_global("BENCH_SOURCE_FIRST", &source_first, true)
-        .override_global("BENCH_SOURCE_LAST", &source_last, true)
-        .override_global("BENCH_CHECKSUM", &checksum, true)
-        .override_global("BENCH_HOP_LIMIT_OFFSET", &offset, true);
-    for (name, value) in settings {
+        .map_max_entries(maps::FLOWS6, 65_536);
+    for (name, value) in header.iter().chain(settings) {
         loader.override_global(name, value, true);
     }
     let mut object = loader.load(&bytes)?;

@@ -4,6 +4,7 @@
 //! the figure is the ratio of their medians.
 
 mod bed;
+mod felix;
 mod path;
 mod prog;
 mod report;
