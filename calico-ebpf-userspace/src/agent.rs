@@ -292,7 +292,11 @@ impl<'a> Work<'a> {
     fn end_sweep(&mut self, swept: anyhow::Result<Swept>) {
         self.sweep = None;
         match swept {
-            Ok(swept) => tracing::debug!(swept.flows4, swept.flows6, swept.deleted, "flows swept"),
+            Ok(Swept {
+                flows4,
+                flows6,
+                deleted,
+            }) => tracing::debug!(flows4, flows6, deleted, "flows swept"),
             Err(error) => tracing::error!(error = format!("{error:#}"), "flows not swept"),
         }
     }

@@ -9,6 +9,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::RouteAttribute;
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, MulticastGroup, new_connection, new_multicast_connection};
+use tokio_util::task::AbortOnDropHandle;
 
 /// What has changed in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,7 @@ pub enum KernelChange {
 #[derive(Debug)]
 pub struct KernelChanges {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    _connection: AbortOnDropHandle<()>,
 }
 
 /// Opens the socket for requests, served by a task of the current runtime.
@@ -55,8 +57,11 @@ impl KernelChanges {
             MulticastGroup::Ipv6Route,
             MulticastGroup::Neigh,
         ])?;
-        tokio::spawn(connection);
-        Ok(Self { messages })
+        let connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        Ok(Self {
+            messages,
+            _connection: connection,
+        })
     }
 
     /// Waits for the next change; `None` when the socket is closed.
