@@ -2,7 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -159,18 +159,35 @@ impl Outcome {
 }
 
 impl Transfer {
-    /// Connects from one namespace to an address of the other and starts sending.
+    /// Connects from one namespace to an address of the other and starts sending as fast as possible.
     ///
     /// # Errors
     ///
     /// When the connection is not made within a few seconds.
     pub fn start(from: &Netns, to: &Netns, address: SocketAddr, amount: Amount) -> io::Result<Self> {
-        let listener =
-            to.run(|| TcpListener::bind(SocketAddr::new(unspecified_like(address.ip()), address.port())))?;
+        Self::start_paced(from, to, address, amount, u32::MAX)
+    }
+
+    /// As [`Self::start`], at no more than a number of bytes per second, so that no queue on the way overflows
+    /// while the processors are busy with something else. [`u32::MAX`] is no limit.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::start`].
+    pub fn start_paced(
+        from: &Netns,
+        to: &Netns,
+        address: SocketAddr,
+        amount: Amount,
+        bytes_per_second: u32,
+    ) -> io::Result<Self> {
+        let any = SocketAddr::new(unspecified_like(address.ip()), address.port());
+        let listener = to.run(|| TcpListener::bind(any))?;
         let mut outgoing = from.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)))?;
         let (mut incoming, _) = listener.accept()?;
         outgoing.set_write_timeout(Some(STUCK))?;
         incoming.set_read_timeout(Some(STUCK))?;
+        pace(&outgoing, bytes_per_second)?;
         let arrived = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&arrived);
         let receiver = thread::spawn(move || receive(&mut incoming, &counter));
@@ -211,6 +228,24 @@ impl Transfer {
 /// As for [`Transfer::start`] and [`Transfer::finish`].
 pub fn transfer(from: &Netns, to: &Netns, address: SocketAddr, bytes: u64) -> io::Result<Outcome> {
     Transfer::start(from, to, address, Amount::Bytes(bytes))?.finish()
+}
+
+fn pace(connection: &TcpStream, bytes_per_second: u32) -> io::Result<()> {
+    // SAFETY: SO_MAX_PACING_RATE reads one u32, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            connection.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MAX_PACING_RATE,
+            (&raw const bytes_per_second).cast(),
+            4,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn receive(connection: &mut TcpStream, arrived: &AtomicU64) -> io::Result<Received> {
@@ -373,7 +408,9 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).collect();
         let hash = |parts: &[&[u8]]| {
             let mut hash = Fnv::default();
-            parts.iter().for_each(|part| hash.add(part));
+            for part in parts {
+                hash.add(part);
+            }
             hash.finish()
         };
         let whole = hash(&[&bytes]);
