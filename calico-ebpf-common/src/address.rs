@@ -74,10 +74,15 @@ pub fn exact4<L: Lines + ?Sized>(lines: &L, root: &Root, address: u32) -> Option
 
 #[inline(always)]
 fn in_bucket4<L: Lines + ?Sized>(lines: &L, root: &Root, hash: u32, address: u32) -> Option<AddressEntry> {
-    let bucket: &Bucket4 = lines.line(root.exact4.wrapping_add(hash & root.exact4_mask))?.read_as();
+    let bucket: &Bucket4 = lines
+        .line(root.exact4.wrapping_add(hash & root.exact4_mask))?
+        .read_as();
     for index in 0..8 {
         if bucket.keys[index] == address && bucket.classes[index] != CLASS_NONE {
-            return Some(AddressEntry { class: bucket.classes[index], slot: bucket.slots[index] });
+            return Some(AddressEntry {
+                class: bucket.classes[index],
+                slot: bucket.slots[index],
+            });
         }
     }
     None
@@ -100,10 +105,15 @@ fn in_bucket6<L: Lines + ?Sized>(
     hash: u32,
     address: [u64; 2],
 ) -> Option<AddressEntry> {
-    let bucket: &Bucket6 = lines.line(root.exact6.wrapping_add(hash & root.exact6_mask))?.read_as();
+    let bucket: &Bucket6 = lines
+        .line(root.exact6.wrapping_add(hash & root.exact6_mask))?
+        .read_as();
     for index in 0..3 {
         if bucket.keys[index] == address && bucket.classes[index] != CLASS_NONE {
-            return Some(AddressEntry { class: bucket.classes[index], slot: bucket.slots[index] });
+            return Some(AddressEntry {
+                class: bucket.classes[index],
+                slot: bucket.slots[index],
+            });
         }
     }
     None
@@ -142,7 +152,11 @@ crate::line_type!(PrefixTree);
 #[inline(always)]
 pub fn prefix_class4<L: Lines + ?Sized>(lines: &L, tree: u32, address: u32) -> Option<Class> {
     let tree: &PrefixTree = lines.line(tree)?.read_as();
-    let address = if address == u32::MAX { u32::MAX - 1 } else { address };
+    let address = if address == u32::MAX {
+        u32::MAX - 1
+    } else {
+        address
+    };
     let mut node = 0_u32;
     for level in 0..MAX_LEVELS {
         let line = lines.line(tree.level_lines[level].wrapping_add(node))?;
@@ -165,7 +179,11 @@ pub fn prefix_class4<L: Lines + ?Sized>(lines: &L, tree: u32, address: u32) -> O
 #[inline(always)]
 pub fn prefix_class6<L: Lines + ?Sized>(lines: &L, tree: u32, address: [u64; 2]) -> Option<Class> {
     let tree: &PrefixTree = lines.line(tree)?.read_as();
-    let low = if address[0] == u64::MAX && address[1] == u64::MAX { u64::MAX - 1 } else { address[1] };
+    let low = if address[0] == u64::MAX && address[1] == u64::MAX {
+        u64::MAX - 1
+    } else {
+        address[1]
+    };
     let mut node = 0_u32;
     for level in 0..MAX_LEVELS {
         let starts: &Starts6 = lines.line(tree.level_lines[level].wrapping_add(node))?.read_as();
@@ -199,7 +217,10 @@ pub fn address_entry4<L: Lines + ?Sized>(lines: &L, root: &Root, address: u32) -
         return Some(entry);
     }
     let class = prefix_class4(lines, root.prefixes4, address)?;
-    Some(AddressEntry { class, slot: SLOT_NONE })
+    Some(AddressEntry {
+        class,
+        slot: SLOT_NONE,
+    })
 }
 
 /// As [`address_entry4`], for IPv6.
@@ -209,5 +230,8 @@ pub fn address_entry6<L: Lines + ?Sized>(lines: &L, root: &Root, address: [u64; 
         return Some(entry);
     }
     let class = prefix_class6(lines, root.prefixes6, address)?;
-    Some(AddressEntry { class, slot: SLOT_NONE })
+    Some(AddressEntry {
+        class,
+        slot: SLOT_NONE,
+    })
 }

@@ -124,7 +124,11 @@ pub fn endpoint_at<'a, L: Lines + ?Sized>(lines: &'a L, root: &Root, slot: Slot)
     if slot == SLOT_NONE || u32::from(slot) >= root.endpoint_count {
         return None;
     }
-    Some(lines.line(root.endpoints.wrapping_add(u32::from(slot)))?.read_as())
+    Some(
+        lines
+            .line(root.endpoints.wrapping_add(u32::from(slot)))?
+            .read_as(),
+    )
 }
 
 /// Returns the flags of the allowed source that holds `address`, or 0, from the `count` lines at `first`. Fixed addresses come first in the list, so
@@ -136,7 +140,9 @@ pub fn source4_flags<L: Lines + ?Sized>(lines: &L, first: u32, count: u32, addre
         if index >= count {
             return 0;
         }
-        let Some(line) = lines.line(first.wrapping_add(index)) else { return 0 };
+        let Some(line) = lines.line(first.wrapping_add(index)) else {
+            return 0;
+        };
         for entry in &source_line4(line).entries {
             if entry.flags != 0 && address & entry.mask == entry.prefix {
                 return entry.flags;
@@ -155,7 +161,9 @@ pub fn source6_flags<L: Lines + ?Sized>(lines: &L, first: u32, count: u32, addre
         if index >= count {
             return 0;
         }
-        let Some(line) = lines.line(first.wrapping_add(index)) else { return 0 };
+        let Some(line) = lines.line(first.wrapping_add(index)) else {
+            return 0;
+        };
         for entry in &source_line6(line).entries {
             if entry.flags != 0 && in_prefix6(address, entry.prefix, entry.prefix_length) {
                 return entry.flags;

@@ -40,7 +40,7 @@ crate::shared_type!(ExpireEntry, 48);
 pub struct Clock {
     /// `jiffies64`.
     pub jiffies: u64,
-    /// CLOCK_MONOTONIC in nanoseconds.
+    /// `CLOCK_MONOTONIC` in nanoseconds.
     pub monotonic_ns: u64,
 }
 crate::shared_type!(Clock, 16);

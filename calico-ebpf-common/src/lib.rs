@@ -7,6 +7,10 @@
 //! of one version begins; a packet reads the number of the active root once and uses that version to the end.
 //! A version is never changed once it is active: the agent writes the next one beside it and switches the number.
 #![no_std]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "numbers of the table are packed and unpacked by halves"
+)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod address;

@@ -24,8 +24,14 @@ pub const UNSETTLED: &str = "CEBPF_UNSETTLED";
 /// Entries of [`UNSETTLED`].
 pub const UNSETTLED_ENTRIES: u32 = 6;
 /// The programs of [`UNSETTLED`] in order of their entries.
-pub const UNSETTLED_PROGRAMS: [&str; UNSETTLED_ENTRIES as usize] =
-    ["from_workload4", "from_workload6", "to_workload4", "to_workload6", "from_workload_neighbor", "from_workload_arp"];
+pub const UNSETTLED_PROGRAMS: [&str; UNSETTLED_ENTRIES as usize] = [
+    "from_workload4",
+    "from_workload6",
+    "to_workload4",
+    "to_workload6",
+    "from_workload_neighbor",
+    "from_workload_arp",
+];
 
 /// Entries of [`COUNTERS`].
 pub const COUNTER_ENTRIES: u32 = 128;

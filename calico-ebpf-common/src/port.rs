@@ -67,7 +67,12 @@ pub fn port_class<L: Lines + ?Sized>(lines: &L, root: &Root, protocol: u8, value
 
 /// Returns the source-port class of a packet; 0 where no rule tells source ports apart.
 #[inline(always)]
-pub fn source_port_class<L: Lines + ?Sized>(lines: &L, root: &Root, protocol: u8, port: u16) -> Option<PortClass> {
+pub fn source_port_class<L: Lines + ?Sized>(
+    lines: &L,
+    root: &Root,
+    protocol: u8,
+    port: u16,
+) -> Option<PortClass> {
     let tables: &PortTables = lines.line(root.ports)?.read_as();
     let group = group(protocol);
     if group < GROUPS_WITH_PORTS && tables.source[group] != 0 {

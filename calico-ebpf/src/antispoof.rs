@@ -25,7 +25,11 @@ pub(crate) fn check_source<F: Family>(
     if source != Mac::of(&endpoint.mac) && flags & SOURCE_ANY_MAC == 0 {
         return Err(DropReason::SourceMac);
     }
-    if flags == 0 { Err(DropReason::SourceAddress) } else { Ok(flags) }
+    if flags == 0 {
+        Err(DropReason::SourceAddress)
+    } else {
+        Ok(flags)
+    }
 }
 
 /// Returns the flags of an address that the endpoint may use as source, or 0. Link-local IPv6 is every port's own.
@@ -43,7 +47,11 @@ fn source_flags<F: Family>(endpoint: &Endpoint, address: F::Address) -> u32 {
 /// Returns the reason why a MAC that is not the port's own may not send.
 #[inline(always)]
 pub(crate) fn check_mac(endpoint: &Endpoint, source: Mac) -> Result<(), DropReason> {
-    if source == Mac::of(&endpoint.mac) { Ok(()) } else { Err(DropReason::SourceMac) }
+    if source == Mac::of(&endpoint.mac) {
+        Ok(())
+    } else {
+        Err(DropReason::SourceMac)
+    }
 }
 
 /// Bytes of ARP for IPv4 over Ethernet, RFC 826. Offsets: hardware, protocol and lengths 0 to 5, operation 6, sender MAC 8,
@@ -56,16 +64,16 @@ const ARP_REPLY: u16 = 2;
 fn view_arp(skb: &Skb) -> Result<View<ARP_BYTES>, DropReason> {
     let arp = skb.view::<ARP_BYTES>(ETHERNET_BYTES)?;
     let ethernet_ipv4 = arp.be32::<0>() == 0x0001_0800 && arp.be16::<4>() == 0x0604;
-    if ethernet_ipv4 { Ok(arp) } else { Err(DropReason::Malformed) }
+    if ethernet_ipv4 {
+        Ok(arp)
+    } else {
+        Err(DropReason::Malformed)
+    }
 }
 
 /// Checks an ARP packet from a workload: sender MAC and IP are the port's. Sender 0.0.0.0 is a probe (RFC 5227).
 #[inline(always)]
-pub(crate) fn check_arp(
-    skb: &Skb,
-    endpoint: &Endpoint,
-    source: Mac,
-) -> Result<(), DropReason> {
+pub(crate) fn check_arp(skb: &Skb, endpoint: &Endpoint, source: Mac) -> Result<(), DropReason> {
     let arp = view_arp(skb)?;
     if arp.mac::<8>() != source {
         return Err(DropReason::ArpSender);
@@ -86,8 +94,7 @@ pub(crate) fn check_arp(
 #[inline(always)]
 pub(crate) fn answers_for_own_address(skb: &Skb, endpoint: &Endpoint) -> bool {
     let Ok(arp) = view_arp(skb) else { return false };
-    arp.be16::<6>() == ARP_REPLY
-        && V4::source_flags(endpoint, arp.be32::<14>()) != 0
+    arp.be16::<6>() == ARP_REPLY && V4::source_flags(endpoint, arp.be32::<14>()) != 0
 }
 
 const ROUTER_ADVERTISEMENT: u16 = 134;
@@ -141,11 +148,7 @@ pub(crate) fn check_neighbor<F: Family>(
 
 /// Checks that link-layer address options name the frame's source.
 #[inline(always)]
-fn check_link_layer_options<F: Family>(
-    skb: &Skb,
-    source: Mac,
-    packet: &Packet<F>,
-) -> Result<(), DropReason> {
+fn check_link_layer_options<F: Family>(skb: &Skb, source: Mac, packet: &Packet<F>) -> Result<(), DropReason> {
     let mut offset = NEIGHBOR_BYTES;
     for _ in 0..MAX_OPTIONS {
         if offset + OPTION_BYTES > packet.transport_bytes || offset > 512 {
@@ -160,5 +163,9 @@ fn check_link_layer_options<F: Family>(
         }
         offset += usize::from(option.u8::<1>()) * 8;
     }
-    if offset < packet.transport_bytes { Err(DropReason::Malformed) } else { Ok(()) }
+    if offset < packet.transport_bytes {
+        Err(DropReason::Malformed)
+    } else {
+        Ok(())
+    }
 }

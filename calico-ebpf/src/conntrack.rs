@@ -52,7 +52,11 @@ pub(crate) fn look_up<F: Family>(packet: &Packet<F>) -> Seen<F> {
 pub(crate) fn look_up_unless<F: Family>(packet: &Packet<F>, no_flow: bool) -> Seen<F> {
     let (key, source_is_low) = F::flow_key(packet);
     let entry = if no_flow { None } else { F::find_flow(&key) };
-    Seen { key, source_is_low, entry }
+    Seen {
+        key,
+        source_is_low,
+        entry,
+    }
 }
 
 /// The packet's place in its flow.
@@ -144,7 +148,11 @@ pub(crate) fn next_state<F: Family>(state: u8, packet: &Packet<F>, original: boo
             next |= STATE_ESTABLISHED;
         }
         if packet.tcp_flags & TCP_FIN != 0 {
-            next |= if original { STATE_FIN_ORIGIN } else { STATE_FIN_RESPONDER };
+            next |= if original {
+                STATE_FIN_ORIGIN
+            } else {
+                STATE_FIN_RESPONDER
+            };
         }
         if packet.tcp_flags & TCP_RST != 0 {
             next |= STATE_RESET;

@@ -114,7 +114,11 @@ impl Family for V4 {
         let source = u64::from(packet.source) << 16 | u64::from(packet.source_port);
         let destination = u64::from(packet.destination) << 16 | u64::from(packet.destination_port);
         let source_is_low = source <= destination;
-        let (low, high) = if source_is_low { (source, destination) } else { (destination, source) };
+        let (low, high) = if source_is_low {
+            (source, destination)
+        } else {
+            (destination, source)
+        };
         let key = FlowKey4 {
             low_address: ((low >> 16) as u32).to_be_bytes(),
             high_address: ((high >> 16) as u32).to_be_bytes(),
@@ -163,7 +167,11 @@ impl Family for V4 {
             224..=239 => Scope::Multicast,
             // 240/4 is reserved; its last address is the limited broadcast.
             240..=255 => {
-                if address == u32::MAX { Scope::Multicast } else { Scope::Martian }
+                if address == u32::MAX {
+                    Scope::Multicast
+                } else {
+                    Scope::Martian
+                }
             }
             169 if address >> 16 == 0xa9fe => Scope::Link,
             _ => Scope::Routable,
@@ -250,7 +258,11 @@ impl Family for V6 {
         let source = (packet.source, packet.source_port);
         let destination = (packet.destination, packet.destination_port);
         let source_is_low = is_low(packet);
-        let (low, high) = if source_is_low { (source, destination) } else { (destination, source) };
+        let (low, high) = if source_is_low {
+            (source, destination)
+        } else {
+            (destination, source)
+        };
         let key = FlowKey6 {
             low_address: address_bytes(low.0),
             high_address: address_bytes(high.0),
@@ -289,7 +301,9 @@ impl Family for V6 {
         second: [u64; 2],
     ) -> Result<[AddressEntry; 2], DropReason> {
         let root = tables.root_line();
-        unpack_entries(tables::address_entries6(root, first[0], first[1], second[0], second[1]))
+        unpack_entries(tables::address_entries6(
+            root, first[0], first[1], second[0], second[1],
+        ))
     }
 
     #[inline(always)]
@@ -355,8 +369,15 @@ impl Family for V6 {
 /// Reads the answer of `address_entry4` and `address_entry6`.
 #[inline(always)]
 fn unpack_entry(packed: u32) -> Result<AddressEntry, DropReason> {
-    let entry = AddressEntry { class: packed as u16, slot: (packed >> 16) as u16 };
-    if entry.class == CLASS_NONE { Err(DropReason::NoPolicyTable) } else { Ok(entry) }
+    let entry = AddressEntry {
+        class: packed as u16,
+        slot: (packed >> 16) as u16,
+    };
+    if entry.class == CLASS_NONE {
+        Err(DropReason::NoPolicyTable)
+    } else {
+        Ok(entry)
+    }
 }
 
 /// Reads the answer of `address_entries4` and `address_entries6`.

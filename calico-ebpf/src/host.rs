@@ -62,7 +62,11 @@ pub(crate) fn is_always_allowed<F: Family>(packet: &Packet<F>) -> bool {
 /// Applies `DefaultEndpointToHostAction` to a packet that egress policy allowed.
 #[inline(always)]
 pub(crate) fn endpoint_to_host_action() -> Result<(), DropReason> {
-    if settings::endpoint_to_host_accept() { Ok(()) } else { Err(DropReason::EndpointToHost) }
+    if settings::endpoint_to_host_accept() {
+        Ok(())
+    } else {
+        Err(DropReason::EndpointToHost)
+    }
 }
 
 /// Refuses destinations that a workload may never reach: loopback, which `route_localnet` would open, groups, and
@@ -74,7 +78,11 @@ pub(crate) fn check_destination<F: Family>(address: F::Address, slot: Slot) -> R
         Scope::Multicast => Err(DropReason::Multicast),
         Scope::Martian => Err(DropReason::Martian),
         Scope::Link => {
-            if slot == SLOT_HOST { Ok(()) } else { Err(DropReason::Martian) }
+            if slot == SLOT_HOST {
+                Ok(())
+            } else {
+                Err(DropReason::Martian)
+            }
         }
     }
 }
@@ -85,5 +93,9 @@ pub(crate) fn check_encapsulation(number: u8, destination_port: u16) -> Result<(
     const VXLAN_PORT: u16 = 4789;
     let vxlan = number == protocol::UDP && destination_port == VXLAN_PORT;
     let refused = vxlan && !settings::allow_vxlan() || number == protocol::IPIP && !settings::allow_ipip();
-    if refused { Err(DropReason::Encapsulation) } else { Ok(()) }
+    if refused {
+        Err(DropReason::Encapsulation)
+    } else {
+        Ok(())
+    }
 }

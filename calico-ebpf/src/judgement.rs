@@ -2,9 +2,7 @@
 
 use calico_ebpf_common::address::AddressEntry;
 use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, Slot};
-use calico_ebpf_common::flow::{
-    FLOW_ORIGIN_ANY_MAC, FLOW_ORIGIN_LOW, FLOW_RESPONDER_ANY_MAC, Flow,
-};
+use calico_ebpf_common::flow::{FLOW_ORIGIN_ANY_MAC, FLOW_ORIGIN_LOW, FLOW_RESPONDER_ANY_MAC, Flow};
 use calico_ebpf_common::port::protocol;
 use calico_ebpf_common::verdict::DropReason;
 
@@ -31,15 +29,27 @@ impl<'a> End<'a> {
     pub(crate) fn of_address(tables: &'a Tables, entry: AddressEntry) -> Self {
         let endpoint = tables.endpoint(entry.slot);
         match endpoint {
-            Some(_) => Self { slot: entry.slot, endpoint },
-            None if entry.slot == SLOT_HOST => Self { slot: SLOT_HOST, endpoint: None },
-            None => Self { slot: SLOT_NONE, endpoint: None },
+            Some(_) => Self {
+                slot: entry.slot,
+                endpoint,
+            },
+            None if entry.slot == SLOT_HOST => Self {
+                slot: SLOT_HOST,
+                endpoint: None,
+            },
+            None => Self {
+                slot: SLOT_NONE,
+                endpoint: None,
+            },
         }
     }
 
     #[inline(always)]
     pub(crate) fn of_endpoint(slot: Slot, endpoint: &'a Endpoint) -> Self {
-        Self { slot, endpoint: Some(endpoint) }
+        Self {
+            slot,
+            endpoint: Some(endpoint),
+        }
     }
 
     #[inline(always)]
@@ -78,7 +88,11 @@ pub(crate) fn judge<'a, F: Family>(
     responder: End<'a>,
 ) -> Result<Judged<'a>, DropReason> {
     if originator.slot == SLOT_HOST {
-        return Ok(Judged { originator, responder, rule: [0; 2] });
+        return Ok(Judged {
+            originator,
+            responder,
+            rule: [0; 2],
+        });
     }
     if originator.endpoint.is_some() {
         host::check_encapsulation(packet.protocol, packet.first_ports(reversed).1)?;
@@ -87,12 +101,20 @@ pub(crate) fn judge<'a, F: Family>(
     if responder.slot == SLOT_HOST {
         host::endpoint_to_host_action()?;
     }
-    Ok(Judged { originator, responder, rule })
+    Ok(Judged {
+        originator,
+        responder,
+        rule,
+    })
 }
 
 /// Refuses TCP in mid-stream without a flow, except for a short time after an end appeared on this host.
 #[inline(always)]
-pub(crate) fn check_opens<F: Family>(packet: &Packet<F>, source: End<'_>, destination: End<'_>) -> Result<(), DropReason> {
+pub(crate) fn check_opens<F: Family>(
+    packet: &Packet<F>,
+    source: End<'_>,
+    destination: End<'_>,
+) -> Result<(), DropReason> {
     if packet.protocol != protocol::TCP || conntrack::opens(packet) {
         return Ok(());
     }
@@ -108,7 +130,14 @@ impl<'a> Judged<'a> {
     /// A flow that the host opens to `responder`: allowed by no rule.
     #[inline(always)]
     pub(crate) fn by_host(responder: End<'a>) -> Self {
-        Self { originator: End { slot: SLOT_HOST, endpoint: None }, responder, rule: [0; 2] }
+        Self {
+            originator: End {
+                slot: SLOT_HOST,
+                endpoint: None,
+            },
+            responder,
+            rule: [0; 2],
+        }
     }
 
     /// Returns the flow's entry. `seen` is the packet that was judged, `old` the entry that it continues, if it does,
@@ -130,7 +159,11 @@ impl<'a> Judged<'a> {
             (FLOW_RESPONDER_ANY_MAC, FLOW_ORIGIN_ANY_MAC)
         };
         let (created, old_flags, state) = match old {
-            Some(old) => (old.created, old.flags & other, conntrack::next_state(old.state, packet, original)),
+            Some(old) => (
+                old.created,
+                old.flags & other,
+                conntrack::next_state(old.state, packet, original),
+            ),
             None => (now, 0, 0),
         };
         let mut flags = old_flags;

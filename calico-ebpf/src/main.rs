@@ -1,5 +1,9 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "numbers are packed into registers and taken apart"
+)]
 //! The TC programs of calico-ebpf.
 //!
 //! `from_workload` sits on TC ingress of each tap and judges what the workload sends; `to_workload` sits on TC

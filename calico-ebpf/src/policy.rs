@@ -23,16 +23,28 @@ pub(crate) struct Classes {
 impl Classes {
     /// Looks the classes of a flow's first packet up: `packet`'s, or those of the packet that it answers.
     #[inline(always)]
-    pub(crate) fn of<F: Family>(tables: &Tables, packet: &Packet<F>, reversed: bool) -> Result<Self, DropReason> {
-        let (source, destination) =
-            if reversed { (packet.destination, packet.source) } else { (packet.source, packet.destination) };
+    pub(crate) fn of<F: Family>(
+        tables: &Tables,
+        packet: &Packet<F>,
+        reversed: bool,
+    ) -> Result<Self, DropReason> {
+        let (source, destination) = if reversed {
+            (packet.destination, packet.source)
+        } else {
+            (packet.source, packet.destination)
+        };
         let [source, destination] = F::address_entries(tables, source, destination)?;
         let (source_port, value) = packet.first_ports(reversed);
         let port =
             port_class(tables, tables.root(), packet.protocol, value).ok_or(DropReason::NoPolicyTable)?;
         let source_port = source_port_class(tables, tables.root(), packet.protocol, source_port)
             .ok_or(DropReason::NoPolicyTable)?;
-        Ok(Self { source, destination, port, source_port })
+        Ok(Self {
+            source,
+            destination,
+            port,
+            source_port,
+        })
     }
 
     /// Returns the numbers of the deciding rules of both ends, or why one of them refuses. An end that is no local
@@ -66,5 +78,9 @@ impl Classes {
 #[inline(always)]
 fn allowed(skb: &Skb, cell: Cell, denied: DropReason) -> Result<u32, DropReason> {
     counters::count_rule(skb, cell.rule());
-    if cell.allows() { Ok(cell.rule()) } else { Err(denied) }
+    if cell.allows() {
+        Ok(cell.rule())
+    } else {
+        Err(denied)
+    }
 }

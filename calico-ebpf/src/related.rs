@@ -47,7 +47,10 @@ pub(crate) fn unpack_slots(packed: u64) -> Result<QuotedSlots, DropReason> {
     if packed == 0 {
         return Err(DropReason::IcmpUnrelated);
     }
-    Ok(QuotedSlots { source: packed as Slot, destination: (packed >> 16) as Slot })
+    Ok(QuotedSlots {
+        source: packed as Slot,
+        destination: (packed >> 16) as Slot,
+    })
 }
 
 #[inline(always)]
@@ -79,7 +82,9 @@ fn quoted_place<F: Family>(skb: &Skb, sent_by_target: bool) -> Result<Place, Dro
 /// Parses a quoted IPv4 packet. Fragments but the first have no ports: unrelated.
 #[inline(always)]
 pub(crate) fn parse_quoted4(skb: &Skb, offset: usize, bytes: usize) -> Result<Packet<V4>, DropReason> {
-    let header = skb.view::<IPV4_BYTES>(offset).or(Err(DropReason::IcmpUnrelated))?;
+    let header = skb
+        .view::<IPV4_BYTES>(offset)
+        .or(Err(DropReason::IcmpUnrelated))?;
     let version_ihl = header.u8::<0>();
     let header_bytes = usize::from(version_ihl & 0x0f) * 4;
     let first = header.be16::<6>() & 0x1fff == 0;
@@ -107,7 +112,9 @@ pub(crate) fn parse_quoted4(skb: &Skb, offset: usize, bytes: usize) -> Result<Pa
 /// Parses a quoted IPv6 packet. One with extension headers is unrelated.
 #[inline(always)]
 pub(crate) fn parse_quoted6(skb: &Skb, offset: usize, bytes: usize) -> Result<Packet<V6>, DropReason> {
-    let header = skb.view::<IPV6_BYTES>(offset).or(Err(DropReason::IcmpUnrelated))?;
+    let header = skb
+        .view::<IPV6_BYTES>(offset)
+        .or(Err(DropReason::IcmpUnrelated))?;
     if header.u8::<0>() >> 4 != 6 || bytes < IPV6_BYTES + QUOTED_TRANSPORT {
         return Err(DropReason::IcmpUnrelated);
     }
@@ -130,7 +137,9 @@ pub(crate) fn parse_quoted6(skb: &Skb, offset: usize, bytes: usize) -> Result<Pa
 
 #[inline(always)]
 fn parse_quoted_transport<F: Family>(skb: &Skb, packet: &mut Packet<F>) -> Result<(), DropReason> {
-    let quoted = skb.view::<QUOTED_TRANSPORT>(packet.transport_offset).or(Err(DropReason::IcmpUnrelated))?;
+    let quoted = skb
+        .view::<QUOTED_TRANSPORT>(packet.transport_offset)
+        .or(Err(DropReason::IcmpUnrelated))?;
     match packet.protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP | protocol::UDPLITE | protocol::DCCP => {
             packet.source_port = quoted.be16::<0>();

@@ -104,7 +104,12 @@ impl<const BYTES: usize> View<BYTES> {
     pub(crate) fn address6<const OFFSET: usize>(self) -> [u64; 2] {
         const { assert!(OFFSET + 16 <= BYTES) };
         // SAFETY: the range was checked.
-        let halves = unsafe { [u64::load_at(self.start + OFFSET), u64::load_at(self.start + OFFSET + 8)] };
+        let halves = unsafe {
+            [
+                u64::load_at(self.start + OFFSET),
+                u64::load_at(self.start + OFFSET + 8),
+            ]
+        };
         [u64::from_be(halves[0]), u64::from_be(halves[1])]
     }
 
@@ -143,7 +148,12 @@ impl Mac {
     #[inline(always)]
     unsafe fn load_at(address: usize) -> Self {
         // SAFETY: the caller's promise.
-        unsafe { Self { first: u32::load_at(address), last: u16::load_at(address + 4) } }
+        unsafe {
+            Self {
+                first: u32::load_at(address),
+                last: u16::load_at(address + 4),
+            }
+        }
     }
 
     /// Returns whether the address names a group.
@@ -251,7 +261,11 @@ impl Skb {
     pub(crate) fn make_headers_linear(&self) {
         let linear = self.data_end().wrapping_sub(self.data()) as u32;
         if linear < LINEAR_BYTES && linear < self.len() {
-            let wanted = if self.len() < LINEAR_BYTES { self.len() } else { LINEAR_BYTES };
+            let wanted = if self.len() < LINEAR_BYTES {
+                self.len()
+            } else {
+                LINEAR_BYTES
+            };
             // SAFETY: the context is valid; packet pointers are taken anew after this call.
             let _ = unsafe { bpf_skb_pull_data(self.raw, wanted) };
         }

@@ -34,7 +34,10 @@ impl Tables {
             return Err(DropReason::NoPolicyTable);
         }
         let root = CEBPF_POLICY.get(line).ok_or(DropReason::NoPolicyTable)?;
-        Ok(Self { line, root: root.read_as() })
+        Ok(Self {
+            line,
+            root: root.read_as(),
+        })
     }
 
     #[inline(always)]
@@ -96,7 +99,13 @@ pub(crate) extern "C" fn address_entries4(root: u32, first: u32, second: u32) ->
 /// As [`address_entries4`], for IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn address_entries6(root: u32, high: u64, low: u64, second_high: u64, second_low: u64) -> u64 {
+pub(crate) extern "C" fn address_entries6(
+    root: u32,
+    high: u64,
+    low: u64,
+    second_high: u64,
+    second_low: u64,
+) -> u64 {
     let Some(root) = root_at(root) else { return 0 };
     let first = pack_entry(address::address_entry6(&Policy, root, [high, low]));
     let second = pack_entry(address::address_entry6(&Policy, root, [second_high, second_low]));
@@ -124,10 +133,18 @@ fn pack_entry(entry: Option<AddressEntry>) -> u32 {
 pub(crate) extern "C" fn policy_verdicts(sets: u64, addresses: u32, ports: u32) -> u64 {
     let (source, destination) = (addresses as u16, (addresses >> 16) as u16);
     let (port_class, source_port_class) = (ports as u16, (ports >> 16) as u16);
-    let egress =
-        Question { local_class: source, remote_class: destination, port_class, source_port_class };
-    let ingress =
-        Question { local_class: destination, remote_class: source, port_class, source_port_class };
+    let egress = Question {
+        local_class: source,
+        remote_class: destination,
+        port_class,
+        source_port_class,
+    };
+    let ingress = Question {
+        local_class: destination,
+        remote_class: source,
+        port_class,
+        source_port_class,
+    };
     let egress = verdict(&Policy, sets as u32, egress);
     let ingress = verdict(&Policy, (sets >> 32) as u32, ingress);
     u64::from(ingress.0) << 32 | u64::from(egress.0)

@@ -51,7 +51,12 @@ pub(crate) fn bench_empty(context: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn bench_lookup(context: TcContext) -> i32 {
     restore(&context);
-    let key = FlowKey4 { low_port: [0, 1], high_port: [0, 2], protocol: 17, ..FlowKey4::default() };
+    let key = FlowKey4 {
+        low_port: [0, 1],
+        high_port: [0, 2],
+        protocol: 17,
+        ..FlowKey4::default()
+    };
     match BENCH_LOOKUP.get_ptr(key) {
         // SAFETY: points to a map value.
         Some(flow) => unsafe { (*flow).state.into() },
@@ -76,7 +81,11 @@ pub(crate) fn bench_redirect(_context: TcContext) -> i32 {
 /// Passes each frame of a live-frames run to the stack, as if received.
 #[xdp]
 pub(crate) fn bench_generate(context: XdpContext) -> u32 {
-    if write_header(context.data(), context.data_end()) { xdp_action::XDP_PASS } else { xdp_action::XDP_ABORTED }
+    if write_header(context.data(), context.data_end()) {
+        xdp_action::XDP_PASS
+    } else {
+        xdp_action::XDP_ABORTED
+    }
 }
 
 /// The generator's own cost.

@@ -62,7 +62,11 @@ fn try_from_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReaso
     let tables = Tables::active()?;
     let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
     let (source, ethertype) = ethernet::parse(skb)?;
-    let sender = Sender { slot, endpoint, source };
+    let sender = Sender {
+        slot,
+        endpoint,
+        source,
+    };
     match ethertype {
         EtherType::Ipv4 => from_sender::<V4, UNSETTLED4>(context, skb, &tables, &sender),
         EtherType::Ipv6 => {
@@ -120,7 +124,11 @@ fn is_current(sender: &Sender<'_>, flow: &Flow, place: &Place) -> bool {
     if sender.source == Mac::of(&sender.endpoint.mac) {
         return true;
     }
-    let any_mac = if place.original { FLOW_ORIGIN_ANY_MAC } else { FLOW_RESPONDER_ANY_MAC };
+    let any_mac = if place.original {
+        FLOW_ORIGIN_ANY_MAC
+    } else {
+        FLOW_RESPONDER_ANY_MAC
+    };
     flow.flags & any_mac != 0 && !sender.source.is_group()
 }
 
@@ -128,7 +136,10 @@ fn is_current(sender: &Sender<'_>, flow: &Flow, place: &Place) -> bool {
 #[inline(always)]
 fn current_destination<'a>(tables: &'a Tables, place: &Place) -> Option<End<'a>> {
     if place.destination_slot == SLOT_NONE || place.destination_slot == SLOT_HOST {
-        return Some(End { slot: place.destination_slot, endpoint: None });
+        return Some(End {
+            slot: place.destination_slot,
+            endpoint: None,
+        });
     }
     let endpoint = tables.endpoint(place.destination_slot)?;
     if endpoint.generation != place.destination_generation {
@@ -142,7 +153,11 @@ fn send<F: Family>(skb: &Skb, packet: &Packet<F>, destination: End<'_>) -> Resul
     if let Some(target) = destination.endpoint {
         return forward::to_workload(skb, packet, target, PassReason::LocalWorkload);
     }
-    let reason = if destination.slot == SLOT_HOST { PassReason::Host } else { PassReason::Remote };
+    let reason = if destination.slot == SLOT_HOST {
+        PassReason::Host
+    } else {
+        PassReason::Remote
+    };
     Ok(forward::to_stack(skb, reason))
 }
 
@@ -173,7 +188,11 @@ fn try_unsettled<F: Family>(skb: &Skb, no_flow: bool) -> Result<Action, DropReas
     let tables = Tables::active()?;
     let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
     let source = ethernet::source(skb)?;
-    let sender = Sender { slot, endpoint, source };
+    let sender = Sender {
+        slot,
+        endpoint,
+        source,
+    };
     let packet = F::parse(skb)?;
     if host::is_dhcp_server(&packet) {
         return Err(DropReason::DhcpServer);
@@ -183,7 +202,9 @@ fn try_unsettled<F: Family>(skb: &Skb, no_flow: bool) -> Result<Action, DropReas
         PacketKind::IcmpError => return icmp_error(skb, &tables, &sender, &packet),
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
     }
-    if host::has_dhcp_client_ports(&packet) && host::is_dhcp_to_host(&tables, endpoint, sender.source, &packet)? {
+    if host::has_dhcp_client_ports(&packet)
+        && host::is_dhcp_to_host(&tables, endpoint, sender.source, &packet)?
+    {
         return Ok(forward::to_stack(skb, PassReason::Dhcp));
     }
     judge_packet(skb, &tables, &sender, &packet, no_flow)
@@ -209,8 +230,11 @@ fn judge_packet<F: Family>(
     };
     let forward = original || meaning != Meaning::Continues;
     let classes = Classes::of(tables, packet, !forward)?;
-    let (my_entry, peer_entry) =
-        if forward { (classes.source, classes.destination) } else { (classes.destination, classes.source) };
+    let (my_entry, peer_entry) = if forward {
+        (classes.source, classes.destination)
+    } else {
+        (classes.destination, classes.source)
+    };
     let any_mac = check_source(sender, packet, my_entry)?;
     host::check_destination::<F>(packet.destination, peer_entry.slot)?;
     let me = End::of_endpoint(sender.slot, sender.endpoint);
@@ -231,7 +255,11 @@ fn judge_packet<F: Family>(
             return Err(reason);
         }
     };
-    let kept = if meaning == Meaning::Continues { Some(&old) } else { None };
+    let kept = if meaning == Meaning::Continues {
+        Some(&old)
+    } else {
+        None
+    };
     let entry = judged.flow(packet, &seen, kept, forward, any_mac);
     let room = meaning == Meaning::Aside || seen.open(&entry);
     if !room {
@@ -244,7 +272,11 @@ fn judge_packet<F: Family>(
 ///
 /// An address that the exact table gives to this sender is one of its fixed ones; only for others is the list walked.
 #[inline(always)]
-fn check_source<F: Family>(sender: &Sender<'_>, packet: &Packet<F>, entry: AddressEntry) -> Result<bool, DropReason> {
+fn check_source<F: Family>(
+    sender: &Sender<'_>,
+    packet: &Packet<F>,
+    entry: AddressEntry,
+) -> Result<bool, DropReason> {
     if entry.slot == sender.slot && sender.source == Mac::of(&sender.endpoint.mac) {
         return Ok(false);
     }
@@ -278,7 +310,9 @@ fn try_neighbor(skb: &Skb) -> Result<Action, DropReason> {
     let source = ethernet::source(skb)?;
     let packet = V6::parse(skb)?;
     antispoof::check_neighbor(skb, endpoint, source, &packet)?;
-    if !V6::stays_on_link(packet.destination) && V6::address_entry(&tables, packet.destination)?.slot != SLOT_HOST {
+    if !V6::stays_on_link(packet.destination)
+        && V6::address_entry(&tables, packet.destination)?.slot != SLOT_HOST
+    {
         return Err(DropReason::NeighborSender);
     }
     Ok(forward::to_stack(skb, PassReason::Neighbor))

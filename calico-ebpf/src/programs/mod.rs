@@ -46,7 +46,13 @@ fn drop_packet(skb: &Skb, reason: DropReason) -> i32 {
     counters::count_drop(skb, reason);
     if settings::debug_log() {
         let context = TcContext::new(skb.raw());
-        debug!(&context, "drop reason={} ifindex={} bytes={}", reason as u32, skb.ifindex(), skb.len());
+        debug!(
+            &context,
+            "drop reason={} ifindex={} bytes={}",
+            reason as u32,
+            skb.ifindex(),
+            skb.len()
+        );
     }
     TC_ACT_SHOT
 }

@@ -100,7 +100,9 @@ extern "C" fn to_workload_track6(raw: *mut __sk_buff) -> i32 {
 fn track_host_packet<F: Family>(raw: *mut __sk_buff) -> i32 {
     let skb = Skb::new(raw);
     let Ok(tables) = Tables::active() else { return 0 };
-    let Ok((slot, endpoint)) = tables.endpoint_of_interface(skb.ifindex()) else { return 0 };
+    let Ok((slot, endpoint)) = tables.endpoint_of_interface(skb.ifindex()) else {
+        return 0;
+    };
     let Ok(packet) = F::parse(&skb) else { return 0 };
     track(&Receiver { slot, endpoint }, &packet);
     0
@@ -127,7 +129,11 @@ fn track<F: Family>(receiver: &Receiver<'_>, packet: &Packet<F>) {
         seen.open(&by_host.flow(packet, &seen, None, true, false));
     } else if !seen.touch(&flow, packet, place.original) {
         let state = conntrack::next_state(flow.state, packet, place.original);
-        seen.open(&Flow { state, last_seen: conntrack::now(), ..flow });
+        seen.open(&Flow {
+            state,
+            last_seen: conntrack::now(),
+            ..flow
+        });
     }
 }
 
@@ -201,7 +207,10 @@ fn try_unsettled<F: Family>(skb: &Skb, no_flow: bool) -> Result<Action, DropReas
 }
 
 /// The other end of what arrives here: not this host's, whatever its address says.
-const REMOTE: End<'static> = End { slot: SLOT_NONE, endpoint: None };
+const REMOTE: End<'static> = End {
+    slot: SLOT_NONE,
+    endpoint: None,
+};
 
 /// Judges a packet as the first of a flow, or a flow again by its first packet.
 #[inline(always)]
@@ -217,13 +226,29 @@ fn judge_packet<F: Family>(
         Some(flow) => {
             let place = seen.place(&flow);
             let host = place.source_slot == SLOT_HOST;
-            let peer = if host { End { slot: SLOT_HOST, endpoint: None } } else { REMOTE };
-            (flow, conntrack::meaning(packet, &flow, &place), place.original, peer)
+            let peer = if host {
+                End {
+                    slot: SLOT_HOST,
+                    endpoint: None,
+                }
+            } else {
+                REMOTE
+            };
+            (
+                flow,
+                conntrack::meaning(packet, &flow, &place),
+                place.original,
+                peer,
+            )
         }
         None => (Flow::NONE, Meaning::Opens, true, REMOTE),
     };
     let me = End::of_endpoint(receiver.slot, receiver.endpoint);
-    let peer = if meaning == Meaning::Continues { peer } else { REMOTE };
+    let peer = if meaning == Meaning::Continues {
+        peer
+    } else {
+        REMOTE
+    };
     if meaning != Meaning::Continues {
         check_opens(packet, peer, me)?;
     }
@@ -239,8 +264,16 @@ fn judge_packet<F: Family>(
             return Err(reason);
         }
     };
-    let kept = if meaning == Meaning::Continues { Some(&old) } else { None };
+    let kept = if meaning == Meaning::Continues {
+        Some(&old)
+    } else {
+        None
+    };
     let room = meaning == Meaning::Aside || seen.open(&judged.flow(packet, &seen, kept, forward, false));
-    let reason = if room { PassReason::FromRemote } else { PassReason::Untracked };
+    let reason = if room {
+        PassReason::FromRemote
+    } else {
+        PassReason::Untracked
+    };
     Ok(forward::to_stack(skb, reason))
 }

@@ -57,14 +57,22 @@ pub(crate) fn load(
     fill_unsettled(&mut object)?;
     let mut lookup: HashMap<_, FlowKey4, Flow> =
         HashMap::try_from(object.map_mut("BENCH_LOOKUP").context("no map BENCH_LOOKUP")?)?;
-    let key = FlowKey4 { low_port: [0, 1], high_port: [0, 2], protocol: 17, ..FlowKey4::default() };
+    let key = FlowKey4 {
+        low_port: [0, 1],
+        high_port: [0, 2],
+        protocol: 17,
+        ..FlowKey4::default()
+    };
     lookup.insert(key, Flow::default(), 0)?;
     Ok(object)
 }
 
 /// Returns the loaded program called `name`.
 pub(crate) fn program<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
-    let program: &mut SchedClassifier = object.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+    let program: &mut SchedClassifier = object
+        .program_mut(name)
+        .with_context(|| format!("no program {name}"))?
+        .try_into()?;
     if program.fd().is_err() {
         program.load()?;
     }
@@ -89,10 +97,20 @@ fn fill_table(object: &mut Ebpf, count: usize, names: [&str; 2], ifindexes: [u32
         .iter()
         .zip(ifindexes)
         .map(|(name, ifindex)| {
-            ((*name).to_owned(), HostInterface { ifindex, mac: MacAddress(HOST_MAC), loose_until: 0 })
+            (
+                (*name).to_owned(),
+                HostInterface {
+                    ifindex,
+                    mac: MacAddress(HOST_MAC),
+                    loose_until: 0,
+                },
+            )
         })
         .collect();
-    let host = HostFacts { interfaces, ..HostFacts::default() };
+    let host = HostFacts {
+        interfaces,
+        ..HostFacts::default()
+    };
     let generations = BTreeMap::from([(rules::key(0), 7), (rules::key(1), 8)]);
     let slots = BTreeMap::from([(rules::key(0), 1), (rules::key(1), 2)]);
     let input = TableInput {
@@ -120,12 +138,18 @@ pub(crate) fn frame(v6: bool) -> Vec<u8> {
     let payload = [0_u8; 18];
     let (source, destination) = (rules::address(v6, 0), rules::address(v6, 1));
     let step = match (source, destination) {
-        (std::net::IpAddr::V4(source), std::net::IpAddr::V4(destination)) => ethernet.ipv4(source.octets(), destination.octets(), 64),
-        (std::net::IpAddr::V6(source), std::net::IpAddr::V6(destination)) => ethernet.ipv6(source.octets(), destination.octets(), 64),
+        (std::net::IpAddr::V4(source), std::net::IpAddr::V4(destination)) => {
+            ethernet.ipv4(source.octets(), destination.octets(), 64)
+        }
+        (std::net::IpAddr::V6(source), std::net::IpAddr::V6(destination)) => {
+            ethernet.ipv6(source.octets(), destination.octets(), 64)
+        }
         _ => unreachable!("both addresses are of one family"),
     };
     let builder = step.udp(40_000, PORT);
     let mut frame = Vec::with_capacity(builder.size(payload.len()));
-    builder.write(&mut frame, &payload).expect("a vector takes any length");
+    builder
+        .write(&mut frame, &payload)
+        .expect("a vector takes any length");
     frame
 }

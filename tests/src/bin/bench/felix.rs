@@ -17,7 +17,10 @@ const MEMBERS: u32 = 1000;
 pub(crate) fn sets() -> String {
     let mut text = String::new();
     for set in 0..SETS {
-        let _ = writeln!(text, "create cali40s:bench{set} hash:net family inet maxelem 1048576");
+        let _ = writeln!(
+            text,
+            "create cali40s:bench{set} hash:net family inet maxelem 1048576"
+        );
         let first = 0x0b00_0000 + u32::try_from(set).unwrap_or(0) * 0x2_0000;
         for member in 0..MEMBERS {
             let address = std::net::Ipv4Addr::from(first + member * 3);
@@ -42,7 +45,12 @@ struct Table {
 
 impl Table {
     fn new(name: &'static str) -> Self {
-        Self { name, chains: Vec::new(), rules: Vec::new(), hooks: Vec::new() }
+        Self {
+            name,
+            chains: Vec::new(),
+            rules: Vec::new(),
+            hooks: Vec::new(),
+        }
     }
 
     fn hook(&mut self, rule: &str) {
@@ -55,7 +63,9 @@ impl Table {
         }
         if !rule.is_empty() {
             let number = self.rules.len();
-            self.rules.push(format!("-A {chain} -m comment --comment \"cali:{number:016x}\" {rule}"));
+            self.rules.push(format!(
+                "-A {chain} -m comment --comment \"cali:{number:016x}\" {rule}"
+            ));
         }
     }
 
@@ -76,9 +86,18 @@ fn raw() -> String {
     table.hook("PREROUTING -j cali-PREROUTING");
     table.add("cali-from-host-endpoint", "");
     table.add("cali-PREROUTING", &format!("-j MARK --set-xmark {ALL}"));
-    table.add("cali-PREROUTING", &format!("-i tap+ -j MARK --set-xmark {FROM_WORKLOAD}"));
-    table.add("cali-PREROUTING", &format!("-m mark --mark {FROM_WORKLOAD} -m rpfilter --validmark --invert -j DROP"));
-    table.add("cali-PREROUTING", "-m mark --mark 0x0/0x40000 -j cali-from-host-endpoint");
+    table.add(
+        "cali-PREROUTING",
+        &format!("-i tap+ -j MARK --set-xmark {FROM_WORKLOAD}"),
+    );
+    table.add(
+        "cali-PREROUTING",
+        &format!("-m mark --mark {FROM_WORKLOAD} -m rpfilter --validmark --invert -j DROP"),
+    );
+    table.add(
+        "cali-PREROUTING",
+        "-m mark --mark 0x0/0x40000 -j cali-from-host-endpoint",
+    );
     table.add("cali-PREROUTING", &format!("-m mark --mark {ACCEPT} -j ACCEPT"));
     table.text()
 }
@@ -89,12 +108,18 @@ fn mangle() -> String {
     table.hook("POSTROUTING -j cali-POSTROUTING");
     table.add("cali-from-host-endpoint", "");
     table.add("cali-to-host-endpoint", "");
-    table.add("cali-PREROUTING", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT");
+    table.add(
+        "cali-PREROUTING",
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    );
     table.add("cali-PREROUTING", &format!("-m mark --mark {ACCEPT} -j ACCEPT"));
     table.add("cali-PREROUTING", "-j cali-from-host-endpoint");
     table.add("cali-POSTROUTING", &format!("-m mark --mark {ACCEPT} -j RETURN"));
     table.add("cali-POSTROUTING", "-j MARK --set-xmark 0x0/0xe0000");
-    table.add("cali-POSTROUTING", "-m conntrack --ctstate DNAT -j cali-to-host-endpoint");
+    table.add(
+        "cali-POSTROUTING",
+        "-m conntrack --ctstate DNAT -j cali-to-host-endpoint",
+    );
     table.text()
 }
 
@@ -118,7 +143,10 @@ fn filter(count: usize, names: [&str; 2]) -> String {
     table.add("cali-to-hep-forward", "");
     table.add("cali-cidr-block", "");
     table.add("cali-FORWARD", "-j MARK --set-xmark 0x0/0xe0000");
-    table.add("cali-FORWARD", "-m mark --mark 0x0/0x10000 -j cali-from-hep-forward");
+    table.add(
+        "cali-FORWARD",
+        "-m mark --mark 0x0/0x10000 -j cali-from-hep-forward",
+    );
     table.add("cali-from-wl-dispatch", "");
     table.add("cali-to-wl-dispatch", "");
     table.add("cali-FORWARD", "-i tap+ -j cali-from-wl-dispatch");
@@ -133,8 +161,20 @@ fn filter(count: usize, names: [&str; 2]) -> String {
         table.add(chain, &format!("-m mark --mark {ACCEPT} -j RETURN"));
     }
     for name in names {
-        endpoint(&mut table, &format!("cali-fw-{name}"), "cali-po-bench", "cali-pro-bench", true);
-        endpoint(&mut table, &format!("cali-tw-{name}"), "cali-pi-bench", "cali-pri-bench", false);
+        endpoint(
+            &mut table,
+            &format!("cali-fw-{name}"),
+            "cali-po-bench",
+            "cali-pro-bench",
+            true,
+        );
+        endpoint(
+            &mut table,
+            &format!("cali-tw-{name}"),
+            "cali-pi-bench",
+            "cali-pri-bench",
+            false,
+        );
         table.add("cali-from-wl-dispatch", &format!("-i {name} -g cali-fw-{name}"));
         table.add("cali-to-wl-dispatch", &format!("-o {name} -g cali-tw-{name}"));
     }
@@ -150,8 +190,12 @@ fn policy(table: &mut Table, chain: &str, count: usize, side: &str, leg: &str) {
             format!("-p udp -m multiport --dports {PORT}")
         } else {
             let port = 1000 + index;
-            if index % 2 == 0 {
-                format!("-p udp {side} 192.168.{}.{}/32 -m multiport --dports {port}", index >> 8 & 255, index & 255)
+            if index.is_multiple_of(2) {
+                format!(
+                    "-p udp {side} 192.168.{}.{}/32 -m multiport --dports {port}",
+                    index >> 8 & 255,
+                    index & 255
+                )
             } else {
                 let set = index % SETS;
                 format!("-p udp -m set --match-set cali40s:bench{set} {leg} -m multiport --dports {port}")

@@ -31,7 +31,13 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let wanted = |name: &str| arguments.names.is_empty() || arguments.names.iter().any(|prefix| name.starts_with(prefix.as_str()));
+    let wanted = |name: &str| {
+        arguments.names.is_empty()
+            || arguments
+                .names
+                .iter()
+                .any(|prefix| name.starts_with(prefix.as_str()))
+    };
     let mut benches = Vec::new();
     let progress = |name: &str| {
         if std::io::stderr().is_terminal() || !arguments.json {
@@ -40,7 +46,11 @@ fn main() -> anyhow::Result<()> {
     };
     prog::run(arguments.rounds, &wanted, &progress, &mut benches)?;
     path::run(arguments.rounds, &wanted, &progress, &mut benches)?;
-    anyhow::ensure!(!benches.is_empty(), "no benchmark is called {:?}: see `cargo xtask bench`", arguments.names);
+    anyhow::ensure!(
+        !benches.is_empty(),
+        "no benchmark is called {:?}: see `cargo xtask bench`",
+        arguments.names
+    );
     finish(&Report::new(benches), arguments.json)
 }
 

@@ -3,6 +3,9 @@
 //! transmit run in the calling thread, so its CPU time is the path's cost. The generator's own cost is subtracted.
 //! Nobody reads the receiving tap; its ring is full, alike for all.
 
+use std::fmt::Write as _;
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use aya::Ebpf;
 use aya::programs::tc::{SchedClassifier, TcAttachType};
@@ -48,7 +51,12 @@ pub(crate) fn run(
             measured.push(pair);
             ours_rounds.push(pair[0]);
         }
-        benches.push(Bench::at_most("path_established", "bare redirect", 1.15, measured));
+        benches.push(Bench::at_most(
+            "path_established",
+            "bare redirect",
+            1.15,
+            measured,
+        ));
     }
     for (name, restore) in felix {
         if !wanted(name) {
@@ -60,7 +68,12 @@ pub(crate) fn run(
         for _ in 0..rounds.min(9) {
             measured.push([iptables.nanoseconds()?, ours.nanoseconds()?]);
         }
-        benches.push(Bench::at_least(name, "path_established of this dataplane", 3.0, measured));
+        benches.push(Bench::at_least(
+            name,
+            "path_established of this dataplane",
+            3.0,
+            measured,
+        ));
     }
     Ok(())
 }
@@ -80,7 +93,7 @@ struct Road {
     object: Ebpf,
     frame: Vec<u8>,
     context: [u8; 24],
-    _taps: [Tap; 2],
+    taps: [Tap; 2],
 }
 
 impl Road {
@@ -92,8 +105,14 @@ impl Road {
         for (index, name) in TAPS.iter().enumerate() {
             let guest = rules::MACS[index].map(|byte| format!("{byte:02x}")).join(":");
             let address = rules::address(false, u8::try_from(index)?);
-            lines += &format!("link set {name} address {mac}\nlink set {name} up\nroute add {address}/32 dev {name}\n");
-            lines += &format!("neigh replace {address} lladdr {guest} dev {name} nud permanent\n");
+            let _ = write!(
+                lines,
+                "link set {name} address {mac}\nlink set {name} up\nroute add {address}/32 dev {name}\n"
+            );
+            let _ = write!(
+                lines,
+                "neigh replace {address} lladdr {guest} dev {name} nud permanent\n"
+            );
         }
         namespace.ip(&lines);
         namespace.set_sysctls(&[("net/ipv4/ip_forward", "1")]);
@@ -109,14 +128,20 @@ impl Road {
         let frame = bed::frame(false);
         context[4..8].copy_from_slice(&u32::try_from(frame.len())?.to_ne_bytes());
         context[12..16].copy_from_slice(&ifindexes[0].to_ne_bytes());
-        let road = Self { namespace, object, frame, context, _taps: taps };
+        let road = Self {
+            namespace,
+            object,
+            frame,
+            context,
+            taps,
+        };
         road.establish(surface)?;
         Ok(road)
     }
 
     /// Sends one packet each way, so that the flow is established, and shows that both arrive.
     fn establish(&self, surface: Surface) -> anyhow::Result<()> {
-        let [sender, receiver] = &self._taps;
+        let [sender, receiver] = &self.taps;
         sender.send(&self.frame)?;
         expect_frame(receiver).context("the first packet does not arrive")?;
         if matches!(surface, Surface::Redirect) {
@@ -145,8 +170,8 @@ impl Road {
                 ..TestRunOptions::new()
             })?;
             let end = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
-            let spent = std::time::Duration::from(end) - std::time::Duration::from(start);
-            Ok(spent.as_secs_f64() * 1e9 / f64::from(FRAMES))
+            let seconds = Duration::from(end).as_secs_f64() - Duration::from(start).as_secs_f64();
+            Ok(seconds * 1e9 / f64::from(FRAMES))
         })
     }
 }
@@ -178,7 +203,7 @@ fn attach_to(object: &mut Ebpf, name: &str, tap: &str, hook: TcAttachType) -> an
 /// Waits for an IPv4 UDP frame at a tap. Others (neighbour discovery of the host) are passed over.
 fn expect_frame(tap: &Tap) -> anyhow::Result<()> {
     let mut buffer = vec![0; calico_ebpf_tests::tap::LARGEST];
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    let deadline = std::time::Instant::now() + Duration::from_secs(2);
     while std::time::Instant::now() < deadline {
         match tap.read(&mut buffer) {
             Ok(length) => {

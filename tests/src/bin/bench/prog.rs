@@ -46,7 +46,10 @@ pub(crate) fn run(
 fn measure(name: &str, goal: f64, rounds: usize, object: &mut Ebpf, frame: &[u8]) -> anyhow::Result<Bench> {
     // Opens the flow where flows are written, and shows that the packet takes the measured way.
     let (_, action) = run_program(bed::program(object, "bench_from_workload")?, frame, 1)?;
-    ensure!(action == REDIRECT, "{name}: the measured packet got TC action {action}, expected {REDIRECT} (redirect)");
+    ensure!(
+        action == REDIRECT,
+        "{name}: the measured packet got TC action {action}, expected {REDIRECT} (redirect)"
+    );
     let mut measured = Vec::new();
     for _ in 0..rounds {
         let empty = run_program(bed::program(object, "bench_empty")?, frame, REPEATS)?.0;
@@ -60,7 +63,11 @@ fn measure(name: &str, goal: f64, rounds: usize, object: &mut Ebpf, frame: &[u8]
 /// Returns nanoseconds a run and the TC action.
 fn run_program(program: &SchedClassifier, frame: &[u8], repeats: u32) -> anyhow::Result<(f64, u32)> {
     let start = Instant::now();
-    let options = TestRunOptions { data_in: Some(frame), repeat: repeats, ..TestRunOptions::new() };
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        repeat: repeats,
+        ..TestRunOptions::new()
+    };
     let result = program.test_run(options)?;
     let nanoseconds = start.elapsed().as_secs_f64() * 1e9 / f64::from(repeats);
     Ok((nanoseconds, result.return_value))

@@ -43,7 +43,11 @@ impl Bench {
         let ns = median(rounds.iter().map(|round| round[0]));
         let baseline_ns = median(rounds.iter().map(|round| round[1]));
         let ratio = ns / baseline_ns;
-        let met = if goal_is_least { ratio >= goal } else { ratio <= goal };
+        let met = if goal_is_least {
+            ratio >= goal
+        } else {
+            ratio <= goal
+        };
         Self {
             name: name.to_owned(),
             ns,
@@ -76,9 +80,11 @@ struct Machine {
 impl Report {
     pub(crate) fn new(benches: Vec<Bench>) -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let cpu = read("/proc/cpuinfo")
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name.to_owned()));
+        let cpu = read("/proc/cpuinfo").lines().find_map(|line| {
+            line.strip_prefix("model name")?
+                .split_once(": ")
+                .map(|(_, name)| name.to_owned())
+        });
         let machine = Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             cpu: cpu.unwrap_or_default(),
@@ -89,8 +95,16 @@ impl Report {
 
     /// Writes the table for people.
     pub(crate) fn write_table(&self, output: &mut impl Write) -> std::io::Result<()> {
-        writeln!(output, "{} on {} ({} CPUs)", self.machine.kernel, self.machine.cpu, self.machine.cpus)?;
-        writeln!(output, "{:<34} {:>9} {:>9} {:>7} {:>8}      baseline", "bench", "ns", "base ns", "ratio", "goal")?;
+        writeln!(
+            output,
+            "{} on {} ({} CPUs)",
+            self.machine.kernel, self.machine.cpu, self.machine.cpus
+        )?;
+        writeln!(
+            output,
+            "{:<34} {:>9} {:>9} {:>7} {:>8}      baseline",
+            "bench", "ns", "base ns", "ratio", "goal"
+        )?;
         for bench in &self.benches {
             let sign = if bench.goal_is_least { ">=" } else { "<=" };
             let (colour, word) = if bench.met {

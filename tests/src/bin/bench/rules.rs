@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use calico_ebpf_userspace::calc::effective::{
-    DirectionPolicy, EffectiveEndpoint, EffectiveEntity, EffectivePolicy, EffectivePolicyRules, EffectivePort,
-    EffectiveRule, EffectiveState, EffectiveTier, SetId,
+    DirectionPolicy, EffectiveEndpoint, EffectiveEntity, EffectivePolicy, EffectivePolicyRules,
+    EffectivePort, EffectiveRule, EffectiveState, EffectiveTier, SetId,
 };
 use calico_ebpf_userspace::model::name::{Kind, ResourceKey};
 use calico_ebpf_userspace::model::resource::MacAddress;
@@ -32,12 +32,18 @@ pub(crate) fn address(v6: bool, index: u8) -> IpAddr {
 
 /// Returns the key of sender (0) or receiver (1).
 pub(crate) fn key(index: usize) -> ResourceKey {
-    ResourceKey { kind: Kind::WorkloadEndpoint, namespace: "openstack".to_owned(), name: format!("endpoint-{index}") }
+    ResourceKey {
+        kind: Kind::WorkloadEndpoint,
+        namespace: "openstack".to_owned(),
+        name: format!("endpoint-{index}"),
+    }
 }
 
 /// Returns the state of a host with both endpoints on the interfaces `names`.
 pub(crate) fn state(count: usize, names: [&str; 2]) -> EffectiveState {
-    let sets = (0..SETS).map(|set| (set_id(set), Arc::new(members(set)))).collect();
+    let sets = (0..SETS)
+        .map(|set| (set_id(set), Arc::new(members(set))))
+        .collect();
     let direction = |remote_is_source| DirectionPolicy {
         tiers: vec![EffectiveTier {
             name: "default".into(),
@@ -47,19 +53,27 @@ pub(crate) fn state(count: usize, names: [&str; 2]) -> EffectiveState {
                     namespace: String::new(),
                     name: "measured".to_owned(),
                 },
-                rules: (0..count).map(|index| rule(index, count, remote_is_source)).collect(),
+                rules: (0..count)
+                    .map(|index| rule(index, count, remote_is_source))
+                    .collect(),
             }],
             default_pass: false,
         }],
         profiles: Vec::new(),
     };
-    let policy = Arc::new(EffectivePolicy { egress: direction(false), ingress: direction(true) });
+    let policy = Arc::new(EffectivePolicy {
+        egress: direction(false),
+        ingress: direction(true),
+    });
     let endpoints = (0..2_u8)
         .map(|index| {
             let endpoint = EffectiveEndpoint {
                 interface_name: names[usize::from(index)].to_owned(),
                 mac: Some(MacAddress(MACS[usize::from(index)])),
-                ip_networks: vec![IpNet::from(address(false, index)), IpNet::from(address(true, index))],
+                ip_networks: vec![
+                    IpNet::from(address(false, index)),
+                    IpNet::from(address(true, index)),
+                ],
                 allowed_ips: Vec::new(),
                 allow_spoofed_source_prefixes: Vec::new(),
                 ip_nats: Vec::new(),
@@ -69,7 +83,11 @@ pub(crate) fn state(count: usize, names: [&str; 2]) -> EffectiveState {
             (key(usize::from(index)), endpoint)
         })
         .collect();
-    EffectiveState { endpoints, sets, ..EffectiveState::default() }
+    EffectiveState {
+        endpoints,
+        sets,
+        ..EffectiveState::default()
+    }
 }
 
 fn set_id(index: usize) -> SetId {
@@ -78,7 +96,9 @@ fn set_id(index: usize) -> SetId {
 
 fn members(set: usize) -> BTreeSet<IpNet> {
     let first = 0x0b00_0000 + u32::try_from(set).unwrap_or(0) * 0x2_0000;
-    (0..MEMBERS).map(|member| IpNet::from(IpAddr::V4(Ipv4Addr::from(first + member * 3)))).collect()
+    (0..MEMBERS)
+        .map(|member| IpNet::from(IpAddr::V4(Ipv4Addr::from(first + member * 3))))
+        .collect()
 }
 
 /// Even rules name a prefix, odd ones a set; each allows a port of its own. The last one allows [`PORT`] from anywhere.
@@ -88,8 +108,13 @@ fn rule(index: usize, count: usize, remote_is_source: bool) -> EffectiveRule {
     let port = if index + 1 == count {
         PORT
     } else {
-        if index % 2 == 0 {
-            let net = Ipv4Addr::new(192, 168, u8::try_from(index >> 8 & 255).unwrap_or(0), u8::try_from(index & 255).unwrap_or(0));
+        if index.is_multiple_of(2) {
+            let net = Ipv4Addr::new(
+                192,
+                168,
+                u8::try_from(index >> 8 & 255).unwrap_or(0),
+                u8::try_from(index & 255).unwrap_or(0),
+            );
             remote.nets = Some(vec![IpNet::from(IpAddr::V4(net))]);
         } else {
             remote.sets = vec![set_id(index % SETS)];
@@ -100,7 +125,13 @@ fn rule(index: usize, count: usize, remote_is_source: bool) -> EffectiveRule {
     let (source, destination) = if remote_is_source {
         (remote, ports)
     } else {
-        (EffectiveEntity::default(), EffectiveEntity { ports: ports.ports, ..remote })
+        (
+            EffectiveEntity::default(),
+            EffectiveEntity {
+                ports: ports.ports,
+                ..remote
+            },
+        )
     };
     EffectiveRule {
         action: Action::Allow,
