@@ -58,7 +58,7 @@ pub(crate) trait Family: Copy {
     /// Returns the `SOURCE_*` flags of an address that the endpoint may use as source, or 0.
     fn source_flags(endpoint: &Endpoint, address: Self::Address) -> u32;
     fn scope(address: Self::Address) -> Scope;
-    /// Returns whether the address is of fe80::/64, which every interface has one of.
+    /// Returns whether the address is of `fe80::/64`, which every interface has one of.
     fn is_own_link_local(address: Self::Address) -> bool;
     /// Returns whether packets to the address are never routed.
     fn stays_on_link(address: Self::Address) -> bool;
@@ -342,7 +342,7 @@ impl Family for V6 {
         halves
     }
 
-    /// All_DHCP_Relay_Agents_and_Servers, ff02::1:2 (RFC 8415 section 7.1).
+    /// `All_DHCP_Relay_Agents_and_Servers`, `ff02::1:2` (RFC 8415 section 7.1).
     #[inline(always)]
     fn is_dhcp_group(address: [u64; 2]) -> bool {
         address == [0xff02 << 48, 0x0001_0002]

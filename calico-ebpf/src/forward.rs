@@ -9,7 +9,7 @@ use crate::counters;
 use crate::family::Family;
 use crate::packet::Packet;
 use crate::settings;
-use crate::skb::Skb;
+use crate::skb::{Mac, Skb};
 
 /// A TC verdict of a packet that may go on.
 pub(crate) type Action = i32;
@@ -37,8 +37,8 @@ pub(crate) fn to_workload<F: Family>(
     if packet.hop_limit <= 1 {
         return Ok(to_stack(skb, PassReason::TtlExceeded));
     }
-    skb.store_mac(0, &target.mac)?;
-    skb.store_mac(6, &target.host_mac)?;
+    skb.store_mac(0, Mac::of(&target.mac))?;
+    skb.store_mac(6, Mac::of(&target.host_mac))?;
     F::decrement_hop_limit(skb)?;
     skb.set_mark(skb.mark() | settings::judged_mark());
     counters::count_pass(skb, reason);

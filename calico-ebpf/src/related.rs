@@ -18,6 +18,9 @@ const ERROR_BYTES: usize = 8;
 /// Bytes of transport header that every error quotes (RFC 792).
 const QUOTED_TRANSPORT: usize = 8;
 
+/// Fragment offset in the IPv4 header.
+const OFFSET_MASK: u16 = 0x1fff;
+
 /// The ends of the flow that an ICMP error quotes, from the quoted packet's point of view.
 #[derive(Clone, Copy)]
 pub(crate) struct QuotedSlots {
@@ -87,7 +90,7 @@ pub(crate) fn parse_quoted4(skb: &Skb, offset: usize, bytes: usize) -> Result<Pa
         .or(Err(DropReason::IcmpUnrelated))?;
     let version_ihl = header.u8::<0>();
     let header_bytes = usize::from(version_ihl & 0x0f) * 4;
-    let first = header.be16::<6>() & 0x1fff == 0;
+    let first = header.be16::<6>() & OFFSET_MASK == 0;
     let whole = header_bytes >= IPV4_BYTES && bytes >= header_bytes + QUOTED_TRANSPORT;
     if version_ihl >> 4 != 4 || !first || !whole {
         return Err(DropReason::IcmpUnrelated);

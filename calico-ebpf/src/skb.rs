@@ -249,8 +249,7 @@ impl Skb {
 
     /// Writes the MAC address `mac` at `offset`.
     #[inline(always)]
-    pub(crate) fn store_mac(&self, offset: usize, mac: &[u8; 6]) -> Result<(), DropReason> {
-        let mac = Mac::of(mac);
+    pub(crate) fn store_mac(&self, offset: usize, mac: Mac) -> Result<(), DropReason> {
         self.store(offset, mac.first)?;
         self.store(offset + 4, mac.last)
     }

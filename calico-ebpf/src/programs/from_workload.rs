@@ -102,12 +102,12 @@ fn from_sender<F: Family, const UNSETTLED: u32>(
         return Err(leave_to::<UNSETTLED>(context));
     };
     let place = seen.place(&flow);
-    if is_current(sender, &flow, &place) && !conntrack::is_syn(&packet) {
-        if let Some(end) = current_destination(tables, &place) {
-            if seen.touch(&flow, &packet, place.original) {
-                return send(skb, &packet, end);
-            }
-        }
+    if is_current(sender, &flow, &place)
+        && !conntrack::is_syn(&packet)
+        && let Some(end) = current_destination(tables, &place)
+        && seen.touch(&flow, &packet, place.original)
+    {
+        return send(skb, &packet, end);
     }
     skb.leave(0);
     Err(leave_to::<UNSETTLED>(context))

@@ -15,10 +15,7 @@ use crate::skb::Skb;
 #[classifier]
 pub(crate) fn expire_flows(context: TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
-    match try_expire(&skb) {
-        Ok(deleted) => deleted,
-        Err(_) => 0,
-    }
+    try_expire(&skb).unwrap_or_default()
 }
 
 #[inline(always)]

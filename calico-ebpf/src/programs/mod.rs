@@ -30,7 +30,7 @@ const NO_FLOW: u32 = 1;
 #[inline(always)]
 fn leave_to<const ENTRY: u32>(context: &TcContext) -> DropReason {
     // SAFETY: the context is the program's own.
-    let _ = unsafe { CEBPF_UNSETTLED.tail_call(context, ENTRY) };
+    unsafe { CEBPF_UNSETTLED.tail_call(context, ENTRY) };
     // Keeps the calls of a program apart: merged into one, the entry is a variable, and the jump costs 10 ns, not 2.
     #[cfg(target_arch = "bpf")]
     // SAFETY: sets a register that nothing reads.

@@ -28,7 +28,7 @@ const UNSETTLED6: u32 = 3;
 pub(crate) fn to_workload(context: TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
     if skb.mark() & settings::judged_mark() != 0 {
-        return TC_ACT_UNSPEC as i32;
+        return TC_ACT_UNSPEC;
     }
     match try_to_workload(&context, &skb) {
         Ok(action) => action,
@@ -161,10 +161,8 @@ fn from_remote<F: Family, const UNSETTLED: u32>(
     let place = seen.place(&flow);
     let current = place.destination_slot == receiver.slot
         && place.destination_generation == receiver.endpoint.generation;
-    if current && !conntrack::is_syn(&packet) {
-        if seen.touch(&flow, &packet, place.original) {
-            return Ok(forward::to_stack(skb, PassReason::FromRemote));
-        }
+    if current && !conntrack::is_syn(&packet) && seen.touch(&flow, &packet, place.original) {
+        return Ok(forward::to_stack(skb, PassReason::FromRemote));
     }
     skb.leave(0);
     Err(leave_to::<UNSETTLED>(context))
