@@ -4,7 +4,10 @@
     clippy::cast_possible_truncation,
     reason = "numbers are packed into registers and taken apart"
 )]
-#![expect(clippy::needless_pass_by_value, reason = "aya's macros hand the context over by value")]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "aya's macros hand the context over by value"
+)]
 //! The TC programs of calico-ebpf.
 //!
 //! `from_workload` sits on TC ingress of each tap and judges what the workload sends; `to_workload` sits on TC

@@ -66,7 +66,10 @@ impl Kind {
 
     /// Returns whether objects of this kind live in a namespace.
     pub fn is_namespaced(self) -> bool {
-        matches!(self, Self::WorkloadEndpoint | Self::NetworkPolicy | Self::NetworkSet | Self::LiveMigration)
+        matches!(
+            self,
+            Self::WorkloadEndpoint | Self::NetworkPolicy | Self::NetworkSet | Self::LiveMigration
+        )
     }
 }
 
@@ -84,7 +87,13 @@ impl fmt::Display for ResourceKey {
         if self.namespace.is_empty() {
             write!(formatter, "{}({})", self.kind.as_str(), self.name)
         } else {
-            write!(formatter, "{}({}/{})", self.kind.as_str(), self.namespace, self.name)
+            write!(
+                formatter,
+                "{}({}/{})",
+                self.kind.as_str(),
+                self.namespace,
+                self.name
+            )
         }
     }
 }
