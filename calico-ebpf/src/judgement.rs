@@ -9,7 +9,7 @@ use calico_ebpf_common::verdict::DropReason;
 use crate::conntrack::{self, Seen};
 use crate::family::Family;
 use crate::host;
-use crate::packet::Packet;
+use crate::packet::{Packet, PacketKind};
 use crate::parse::transport::{TCP_ACK, TCP_RST};
 use crate::policy::Classes;
 use crate::skb::Skb;
@@ -108,13 +108,16 @@ pub(crate) fn judge<'a, F: Family>(
     })
 }
 
-/// Refuses TCP in mid-stream without a flow, except for a short time after an end appeared on this host.
+/// Refuses answers to no query, and TCP in mid-stream without a flow, except for a short time after an end appeared on this host.
 #[inline(always)]
 pub(crate) fn check_opens<F: Family>(
     packet: &Packet<F>,
     source: End<'_>,
     destination: End<'_>,
 ) -> Result<(), DropReason> {
+    if packet.kind == PacketKind::IcmpReply {
+        return Err(DropReason::NoFlow);
+    }
     if packet.protocol != protocol::TCP || conntrack::opens(packet) {
         return Ok(());
     }

@@ -243,6 +243,10 @@ fn judge_packet<F: Family>(
         if peer.slot == SLOT_HOST && host::is_always_allowed(packet) {
             return Ok(forward::to_stack(skb, PassReason::Host));
         }
+        if peer.endpoint.is_some() && host::has_dhcp_client_ports(packet) {
+            // Its answer would be a DHCP server's, and go by the flow.
+            return Err(DropReason::DhcpServer);
+        }
         check_opens(packet, me, peer)?;
     }
     let (originator, responder) = if forward { (me, peer) } else { (peer, me) };

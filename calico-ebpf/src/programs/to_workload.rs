@@ -12,6 +12,7 @@ use crate::antispoof;
 use crate::conntrack::{self, Meaning};
 use crate::family::{Family, V4, V6};
 use crate::forward::{self, Action};
+use crate::host;
 use crate::judgement::{End, Judged, check_opens, judge};
 use crate::packet::{Packet, PacketKind};
 use crate::parse::ethernet::{self, EtherType};
@@ -248,6 +249,10 @@ fn judge_packet<F: Family>(
         REMOTE
     };
     if meaning != Meaning::Continues {
+        if host::has_dhcp_client_ports(packet) {
+            // Its answer would be a DHCP server's, and go by the flow.
+            return Err(DropReason::DhcpServer);
+        }
         check_opens(packet, peer, me)?;
     }
     let forward = original || meaning != Meaning::Continues;
