@@ -105,13 +105,13 @@ impl Road {
         for (index, name) in TAPS.iter().enumerate() {
             let guest = rules::MACS[index].map(|byte| format!("{byte:02x}")).join(":");
             let address = rules::address(false, u8::try_from(index)?);
-            let _ = write!(
+            let _ = writeln!(
                 lines,
-                "link set {name} address {mac}\nlink set {name} up\nroute add {address}/32 dev {name}\n"
+                "link set {name} address {mac}\nlink set {name} up\nroute add {address}/32 dev {name}"
             );
-            let _ = write!(
+            let _ = writeln!(
                 lines,
-                "neigh replace {address} lladdr {guest} dev {name} nud permanent\n"
+                "neigh replace {address} lladdr {guest} dev {name} nud permanent"
             );
         }
         namespace.ip(&lines);
