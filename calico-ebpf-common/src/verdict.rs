@@ -57,7 +57,7 @@ reasons! {
         EgressPolicy = 16, "egress-policy";
         /// The target's ingress policy.
         IngressPolicy = 17, "ingress-policy";
-        /// TCP in mid-stream without a flow.
+        /// TCP in mid-stream, or the answer to an ICMP query, without a flow.
         NoFlow = 18, "no-flow";
         /// ICMP error that quotes no live flow.
         IcmpUnrelated = 19, "icmp-unrelated";
