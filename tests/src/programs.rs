@@ -217,6 +217,10 @@ impl Dataplane {
         &self.state
     }
 
+    pub fn host(&self) -> &HostFacts {
+        &self.host
+    }
+
     fn resolve(&mut self) {
         let options = CalcOptions {
             hostname: HOSTNAME.to_owned(),

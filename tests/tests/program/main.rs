@@ -1,7 +1,12 @@
 //! The program ring: every program on real kernel maps, packet in, packet out, map state. Needs root, no network.
 
 mod antispoof;
+mod conntrack;
+mod forwarding;
 mod host_traffic;
+mod icmp;
 mod loads;
 mod parsing;
+mod policy;
+mod random;
 mod scene;
