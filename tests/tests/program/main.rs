@@ -1,11 +1,14 @@
 //! The program ring: every program on real kernel maps, packet in, packet out, map state. Needs root, no network.
 
 mod antispoof;
+mod changes;
 mod conntrack;
 mod forwarding;
 mod host_traffic;
 mod icmp;
 mod loads;
+mod matching;
+mod neighbor;
 mod parsing;
 mod policy;
 mod random;

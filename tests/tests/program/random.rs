@@ -29,7 +29,7 @@ fn refused_before_policy(facts: &PacketFacts, from_workload: bool) -> Option<&'s
     let icmp = if facts.source.is_ipv4() { 1 } else { 58 };
     let (kind, _) = facts.icmp.filter(|_| facts.protocol == icmp)?;
     match (facts.source.is_ipv4(), kind) {
-        (true, 3) | (false, 3) => Some(&[DropReason::IcmpUnrelated]),
+        (_, 3) => Some(&[DropReason::IcmpUnrelated]),
         (true, 0) | (false, 129) => Some(&[DropReason::NoFlow]),
         _ => None,
     }
