@@ -43,6 +43,16 @@ pub struct Setting {
     pub optional: bool,
 }
 
+impl Setting {
+    fn required(path: &str, value: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            value: value.to_owned(),
+            optional: false,
+        }
+    }
+}
+
 /// Which programs a tap has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
@@ -246,8 +256,29 @@ impl Sysctls {
                 .filter(|interface| interface.name == former.name)
                 .map(|_| &former.values)
         });
+        let mut settings: Vec<Setting> = host
+            .chain(of_interfaces.flatten())
+            .map(|(path, value)| Setting::required(path, value))
+            .collect();
+        // Interfaces that the agent never saw, made while it was dead, got the defaults that it had closed.
+        for interface in interfaces.values() {
+            let is_known = sysctls
+                .interfaces
+                .get(&interface.ifindex)
+                .is_some_and(|former| former.name == interface.name)
+                || sysctls
+                    .known_interfaces
+                    .contains(&(interface.ifindex, interface.name.clone()));
+            if !is_known {
+                let defaults = [DEFAULT_FORWARDING4, DEFAULT_DISABLE6];
+                settings.extend(defaults.iter().filter_map(|path| {
+                    let own = path.replace("/default/", &format!("/{}/", interface.name));
+                    Some(Setting::required(&own, sysctls.host.get(*path)?))
+                }));
+            }
+        }
         let mut failed = Vec::new();
-        for (path, value) in host.chain(of_interfaces.flatten()) {
+        for Setting { path, value, .. } in &settings {
             match self.write(path, value) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

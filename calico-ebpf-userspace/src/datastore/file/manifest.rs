@@ -105,13 +105,19 @@ impl Manifest {
 
     fn add(&mut self, path: &Path, document: &Document) {
         let decoded = decode(&document.value, None);
-        self.problems.extend(decoded.problems.into_iter().map(|problem| {
+        let problems = decoded.problems.into_iter().map(|problem| {
             let line = document.line_of(&problem.field);
             Problem {
                 place: Some(place(path, line)),
                 ..problem
             }
-        }));
+        });
+        // What has no identity may be any object of the file, misspelt: none of them may be lost by it.
+        if decoded.key.is_none() && !is_of_calico(document) {
+            self.faults.extend(problems);
+        } else {
+            self.problems.extend(problems);
+        }
         if let (Some(key), Some(resource)) = (decoded.key, decoded.resource) {
             self.objects.push(PlacedObject {
                 key,
@@ -132,6 +138,26 @@ impl Manifest {
             }
         }
     }
+}
+
+/// Kinds of Calico that the agent does not read: they are reported, but nothing else hangs on them.
+const KINDS_NOT_READ: [&str; 11] = [
+    "BGPConfiguration",
+    "BGPFilter",
+    "BGPPeer",
+    "BlockAffinity",
+    "CalicoNodeStatus",
+    "IPAMConfiguration",
+    "IPReservation",
+    "KubeControllersConfiguration",
+    "StagedGlobalNetworkPolicy",
+    "StagedKubernetesNetworkPolicy",
+    "StagedNetworkPolicy",
+];
+
+fn is_of_calico(document: &Document) -> bool {
+    let kind = document.value.get("kind").and_then(serde_json::Value::as_str);
+    kind.is_some_and(|kind| KINDS_NOT_READ.contains(&kind))
 }
 
 fn fault(path: &Path, line: u64, found: String, expected: &str) -> Problem {
