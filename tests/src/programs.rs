@@ -3,13 +3,13 @@
 //! A run needs an interface that exists. It is `lo`, number 1, in every network namespace: the workload whose hook
 //! is run gets that number in the table, the others keep numbers that no packet is ever sent to.
 
+mod loaded;
 mod object;
 mod ran;
 mod reading;
 
 use std::collections::BTreeMap;
 
-use aya::Ebpf;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use calico_ebpf_common::maps::{self, settings};
 use calico_ebpf_userspace::calc::effective::EffectiveState;
@@ -18,14 +18,13 @@ use calico_ebpf_userspace::compile::input::{HostFacts, HostInterface, TableInput
 use calico_ebpf_userspace::compile::rule_ids::RuleIds;
 use calico_ebpf_userspace::compile::table::{BuiltTable, build};
 use calico_ebpf_userspace::dataplane::assignments::Assignments;
-use calico_ebpf_userspace::dataplane::policy_map::PolicyMap;
 use calico_ebpf_userspace::model::decode::decode;
 use calico_ebpf_userspace::model::resource::{MacAddress, Snapshot};
 use serde_json::json;
 
 use crate::manifests::{HOSTNAME, NAMESPACE, Object};
 use crate::packets::Packet;
-use object::{fill_unsettled, load_object, map_data};
+use loaded::{Loaded, Variant};
 use ran::{Context, SK_BUFF_BYTES, SK_BUFF_MARK, TC_ACT_REDIRECT};
 use reading::difference;
 
@@ -51,8 +50,8 @@ pub enum Origin {
 /// Programs, maps and what the datastore says.
 #[derive(Debug)]
 pub struct Dataplane {
-    object: Ebpf,
-    policy: PolicyMap,
+    /// `None` only while it is dropped.
+    loaded: Option<Loaded>,
     snapshot: Snapshot,
     workload_source_spoofing: bool,
     state: EffectiveState,
@@ -93,24 +92,10 @@ impl Dataplane {
 
     /// Loads the programs with settings and room for `flows` flows of each family.
     pub fn load(overrides: &[(&str, u32)], flows: u32) -> Self {
-        let mut values = BTreeMap::from([(settings::ENDPOINT_TO_HOST_ACCEPT, 1)]);
-        values.extend(overrides.iter().copied());
-        let mut object = load_object(&values, flows);
-        for (_, program) in object.programs_mut() {
-            let program: &mut SchedClassifier = program.try_into().expect("every program is a classifier");
-            program
-                .load()
-                .unwrap_or_else(|error| panic!("the kernel refuses a program: {error}"));
-        }
-        fill_unsettled(&mut object);
-        let policy = {
-            let data = |name| map_data(&object, name);
-            PolicyMap::map(data(maps::POLICY), data(maps::ACTIVE), POLICY_LINES)
-                .expect("map the policy table")
-        };
+        let mut settings = BTreeMap::from([(settings::ENDPOINT_TO_HOST_ACCEPT.to_owned(), 1)]);
+        settings.extend(overrides.iter().map(|(name, value)| ((*name).to_owned(), *value)));
         Self {
-            object,
-            policy,
+            loaded: Some(Loaded::take(Variant { settings, flows })),
             snapshot: Snapshot::new(),
             workload_source_spoofing: false,
             state: EffectiveState::default(),
@@ -221,6 +206,14 @@ impl Dataplane {
         &self.host
     }
 
+    fn loaded(&self) -> &Loaded {
+        self.loaded.as_ref().expect("not dropped")
+    }
+
+    fn loaded_mut(&mut self) -> &mut Loaded {
+        self.loaded.as_mut().expect("not dropped")
+    }
+
     fn resolve(&mut self) {
         let options = CalcOptions {
             hostname: HOSTNAME.to_owned(),
@@ -288,7 +281,7 @@ impl Dataplane {
             interface.ifindex = LO;
         }
         self.epoch += 1;
-        let base_line = self.policy.base_line();
+        let base_line = self.loaded().policy.base_line();
         let input = TableInput {
             state: &self.state,
             host: &host,
@@ -296,10 +289,11 @@ impl Dataplane {
             slots: &self.assignments.slots,
             epoch: self.epoch,
             base_line,
-            max_lines: self.policy.max_lines(),
+            max_lines: self.loaded().policy.max_lines(),
         };
         let table = build(&input, &mut self.rule_ids).expect("the table fits");
-        self.policy
+        self.loaded_mut()
+            .policy
             .put_in_force(&table.lines, base_line)
             .expect("the table is written");
         self.in_force = Some((table, name.to_owned()));
@@ -308,10 +302,10 @@ impl Dataplane {
     /// Returns the version of the policy table in force, and its first line.
     pub fn table(&self) -> (&BuiltTable, u32) {
         let (table, _) = self.in_force.as_ref().expect("a table is in force");
-        let other_half = self.policy.base_line();
+        let other_half = self.loaded().policy.base_line();
         let first = 64;
         let base = if other_half == first {
-            first + self.policy.max_lines()
+            first + self.loaded().policy.max_lines()
         } else {
             first
         };
@@ -359,6 +353,7 @@ impl Dataplane {
 
     fn program(&self, name: &str) -> &SchedClassifier {
         let program = self
+            .loaded()
             .object
             .program(name)
             .unwrap_or_else(|| panic!("no program {name}"));
@@ -371,10 +366,21 @@ impl Dataplane {
             let info = self.program(name).info().expect("a loaded program");
             info.verified_instruction_count()
         };
-        self.object
+        self.loaded()
+            .object
             .programs()
             .map(|(name, _)| (name.to_owned(), verified(name)))
             .collect()
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        if let Some(loaded) = self.loaded.take()
+            && !std::thread::panicking()
+        {
+            loaded.give_back();
+        }
     }
 }
 

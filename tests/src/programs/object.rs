@@ -22,7 +22,7 @@ pub fn object_path() -> PathBuf {
     target.join("bpf/calico-ebpf.o")
 }
 
-pub(super) fn load_object(values: &BTreeMap<&str, u32>, flows: u32) -> Ebpf {
+pub(super) fn load_object(values: &BTreeMap<String, u32>, flows: u32) -> Ebpf {
     let path = object_path();
     let bytes = std::fs::read(&path)
         .unwrap_or_else(|error| panic!("{}: {error} (`cargo xtask build-ebpf` makes it)", path.display()));

@@ -18,7 +18,7 @@ use crate::packets::Path;
 impl Dataplane {
     /// Returns packets and bytes of every reason that was counted.
     pub fn counters(&self) -> BTreeMap<Counted, Counter> {
-        let map = self.object.map(maps::COUNTERS).expect("a map");
+        let map = self.loaded().object.map(maps::COUNTERS).expect("a map");
         let map = PerCpuArray::<_, Counter>::try_from(map).expect("a per-CPU array");
         let drops = DropReason::ALL
             .iter()
@@ -35,7 +35,7 @@ impl Dataplane {
 
     /// Returns the counter of a rule by its number.
     pub fn rule_counter(&self, number: u32) -> Counter {
-        let map = self.object.map(maps::RULES).expect("a map");
+        let map = self.loaded().object.map(maps::RULES).expect("a map");
         sum(
             &PerCpuArray::<_, Counter>::try_from(map).expect("a per-CPU array"),
             number,
@@ -53,7 +53,7 @@ impl Dataplane {
     }
 
     fn flow_map<K: Pod>(&self, name: &str) -> HashMap<&MapData, K, Flow> {
-        HashMap::try_from(self.object.map(name).expect("a map")).expect("a hash map")
+        HashMap::try_from(self.loaded().object.map(name).expect("a map")).expect("a hash map")
     }
 
     /// Returns the number of flows of both families.
@@ -95,17 +95,7 @@ impl Dataplane {
 
     /// Forgets all flows.
     pub fn clear_flows(&mut self) {
-        let (old4, old6) = (self.flows4(), self.flows6());
-        let map = self.object.map_mut(maps::FLOWS4).expect("a map");
-        let mut map = HashMap::<_, FlowKey4, Flow>::try_from(map).expect("a hash map");
-        for key in old4.keys() {
-            map.remove(key).expect("nobody else deletes");
-        }
-        let map = self.object.map_mut(maps::FLOWS6).expect("a map");
-        let mut map = HashMap::<_, FlowKey6, Flow>::try_from(map).expect("a hash map");
-        for key in old6.keys() {
-            map.remove(key).expect("nobody else deletes");
-        }
+        self.loaded_mut().clear_flows();
     }
 
     /// Runs `expire_flows`; returns how many flows it deleted. `family` is 4 or 6.

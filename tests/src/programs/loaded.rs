@@ -1,0 +1,100 @@
+//! Loaded programs, handed from one test to the next in the same process: an emulated machine verifies them for seconds.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
+use aya::programs::SchedClassifier;
+use aya::util::nr_cpus;
+use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
+use calico_ebpf_common::maps::{self, Counter};
+use calico_ebpf_userspace::dataplane::policy_map::PolicyMap;
+
+use super::POLICY_LINES;
+use super::object::{fill_unsettled, load_object, map_data};
+
+/// What decides whether loaded programs can be used again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Variant {
+    pub(super) settings: BTreeMap<String, u32>,
+    pub(super) flows: u32,
+}
+
+/// Programs and maps of one variant.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    variant: Variant,
+    pub(super) object: Ebpf,
+    pub(super) policy: PolicyMap,
+}
+
+static AT_REST: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
+
+impl Loaded {
+    /// Returns programs of a variant whose maps are as if nothing had been run.
+    pub(super) fn take(variant: Variant) -> Self {
+        let at_rest = {
+            let mut at_rest = AT_REST.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = at_rest.iter().position(|loaded| loaded.variant == variant);
+            found.map(|place| at_rest.swap_remove(place))
+        };
+        at_rest.map_or_else(|| Self::load(variant), Self::reset)
+    }
+
+    fn load(variant: Variant) -> Self {
+        let mut object = load_object(&variant.settings, variant.flows);
+        for (name, program) in object.programs_mut() {
+            let program: &mut SchedClassifier = program.try_into().expect("every program is a classifier");
+            program
+                .load()
+                .unwrap_or_else(|error| panic!("the kernel refuses {name}: {error}"));
+        }
+        fill_unsettled(&mut object);
+        let data = |name| map_data(&object, name);
+        let policy = PolicyMap::map(data(maps::POLICY), data(maps::ACTIVE), POLICY_LINES)
+            .expect("map the policy table");
+        Self {
+            variant,
+            object,
+            policy,
+        }
+    }
+
+    /// Keeps the programs for the next test.
+    pub(super) fn give_back(self) {
+        AT_REST.lock().unwrap_or_else(PoisonError::into_inner).push(self);
+    }
+
+    fn reset(mut self) -> Self {
+        self.clear_flows();
+        let active = self.object.map_mut(maps::ACTIVE).expect("a map");
+        let mut active = Array::<_, u64>::try_from(active).expect("an array");
+        active.set(0, 0, 0).expect("no table is in force");
+        let counters = self.object.map_mut(maps::COUNTERS).expect("a map");
+        let mut counters = PerCpuArray::<_, Counter>::try_from(counters).expect("a per-CPU array");
+        let cpus = nr_cpus().expect("processors");
+        for index in 0..maps::COUNTER_ENTRIES {
+            let zeros =
+                PerCpuValues::try_from(vec![Counter::default(); cpus]).expect("one for each processor");
+            counters.set(index, zeros, 0).expect("zero a counter");
+        }
+        self
+    }
+
+    /// Forgets all flows.
+    pub(super) fn clear_flows(&mut self) {
+        let map = self.object.map_mut(maps::FLOWS4).expect("a map");
+        let mut map = HashMap::<_, FlowKey4, Flow>::try_from(map).expect("a hash map");
+        let keys: Vec<FlowKey4> = map.keys().map(|key| key.expect("a key")).collect();
+        for key in &keys {
+            map.remove(key).expect("nobody else deletes");
+        }
+        let map = self.object.map_mut(maps::FLOWS6).expect("a map");
+        let mut map = HashMap::<_, FlowKey6, Flow>::try_from(map).expect("a hash map");
+        let keys: Vec<FlowKey6> = map.keys().map(|key| key.expect("a key")).collect();
+        for key in &keys {
+            map.remove(key).expect("nobody else deletes");
+        }
+    }
+}
