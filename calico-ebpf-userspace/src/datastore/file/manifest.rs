@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::document::{Document, SyntaxFault, parse_json, parse_yaml};
 use crate::model::decode::decode;
-use crate::model::name::ResourceKey;
+use crate::model::name::{Kind, ResourceKey};
 use crate::model::problem::{Consequence, Place, Problem};
 use crate::model::resource::Resource;
 
@@ -70,7 +70,7 @@ impl Manifest {
     }
 
     /// Returns what is in force after this was read, `before` being in force until now: with a fault all of `before`,
-    /// else the objects of `before` in place of those that can no longer be decoded.
+    /// else the objects of `before` in place of those that can no longer be decoded, and of policies that lost a rule.
     pub(super) fn after(mut self, before: &Self) -> Self {
         if !self.is_whole {
             if before.is_whole {
@@ -100,7 +100,36 @@ impl Manifest {
                 problem.consequence = Consequence::LastGoodKept;
             }
         }
+        self.keep_whole_policies(before);
         self
+    }
+
+    /// Keeps the last good version of policies and profiles that have lost a rule or a part of one: a slip in an edit
+    /// must not cut connections. One that was never good is in force without the bad rule.
+    fn keep_whole_policies(&mut self, before: &Self) {
+        for object in &mut self.objects {
+            let is_broken = |problem: &Problem| {
+                problem.object.as_ref() == Some(&object.key)
+                    && matches!(
+                        problem.consequence,
+                        Consequence::RuleSkipped | Consequence::FieldSkipped
+                    )
+            };
+            let is_policy = matches!(
+                object.key.kind,
+                Kind::NetworkPolicy | Kind::GlobalNetworkPolicy | Kind::Profile
+            );
+            if !is_policy || !self.problems.iter().any(is_broken) || before.problems.iter().any(is_broken) {
+                continue;
+            }
+            let Some(last_good) = before.objects.iter().find(|last| last.key == object.key) else {
+                continue;
+            };
+            for problem in self.problems.iter_mut().filter(|problem| is_broken(problem)) {
+                problem.consequence = Consequence::LastGoodKept;
+            }
+            *object = last_good.clone();
+        }
     }
 
     fn add(&mut self, path: &Path, document: &Document) {

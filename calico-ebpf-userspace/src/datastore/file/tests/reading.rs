@@ -271,3 +271,47 @@ fn validation_counts_objects_by_kind_and_places_problems() {
     assert_eq!((report.objects[&Kind::Tier], report.problems.len()), (2, 0));
     assert_eq!(validate(&manifests.path().join("absent")).problems.len(), 1);
 }
+
+#[test]
+fn a_policy_that_lost_a_rule_keeps_its_last_good_version() {
+    let manifests = Manifests::new();
+    let policy = |port: u32| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {{name: p}}\nspec:\n  ingress: [{{action: Allow, protocol: TCP, destination: {{ports: [{port}]}}}}]\n"
+        )
+    };
+    manifests.write("a.yaml", policy(80));
+    let mut reader = Reader::new(manifests.path().to_owned());
+    let good = reader.read();
+    for _ in 0..2 {
+        manifests.write("a.yaml", policy(80_000));
+        let view = reader.read();
+        assert_eq!(view.snapshot, good.snapshot);
+        assert_eq!(view.problems[0].consequence, Consequence::LastGoodKept);
+        manifests.write("a.yaml", format!("{}# again\n", policy(80_000)));
+        assert_eq!(reader.read().snapshot, good.snapshot);
+    }
+    manifests.write("a.yaml", policy(81));
+    let mended = reader.read();
+    assert_ne!(mended.snapshot, good.snapshot);
+    assert!(mended.problems.is_empty());
+}
+
+#[test]
+fn a_misspelt_kind_keeps_the_objects_of_its_file_and_one_that_is_not_read_does_not() {
+    let manifests = Manifests::new();
+    manifests.write("a.yaml", tier("t", 1));
+    let mut reader = Reader::new(manifests.path().to_owned());
+    let good = reader.read();
+    manifests.write("a.yaml", tier("t", 2).replace("Tier", "Teir"));
+    let view = reader.read();
+    assert_eq!(view.snapshot, good.snapshot);
+    assert_eq!(view.problems[0].consequence, Consequence::LastGoodKept);
+    manifests.write(
+        "a.yaml",
+        format!("{}---\n{}", tier("u", 2), tier("t", 2).replace("Tier", "BGPPeer")),
+    );
+    let view = reader.read();
+    assert_eq!(names(&view), ["u"]);
+    assert_eq!(view.problems.len(), 1);
+}
