@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use sd_notify::NotifyState;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -25,7 +24,8 @@ use crate::dataplane::apply::{Dataplane, Part};
 use crate::dataplane::flows::{FlowSweeper, Swept};
 use crate::dataplane::netlink::{self, KernelChange, KernelChanges};
 use crate::dataplane::pins::{HostLock, Pins};
-use crate::datastore::{View, file};
+use crate::datastore::feed::{Feed, Update, apply_changes};
+use crate::datastore::file;
 use crate::model::name::Kind;
 use crate::model::resource::{Resource, Snapshot};
 use reporting::Reporter;
@@ -46,48 +46,50 @@ const NEVER: Duration = Duration::from_hours(365 * 24);
 pub async fn run(mut layers: Layers, stop: CancellationToken) -> anyhow::Result<()> {
     let config = resolve(&layers)?.config;
     let _lock = HostLock::take(&config.run_dir)?;
-    let mut views = match config.datastore_type {
+    let mut feed = match config.datastore_type {
         DatastoreType::File => file::watch_directory(config.datastore_dir.clone(), stop.clone()),
         DatastoreType::Etcdv3 => bail!("DatastoreType etcdv3 is not supported yet, use `file`"),
     };
     let mut reporter = Reporter::new(&config);
-    let Some(mut view) = first_full_view(&mut views, &mut reporter, &stop).await? else {
+    let Some(mut snapshot) = first_snapshot(&mut feed, &mut reporter, &stop).await? else {
         return Ok(());
     };
     loop {
-        layers.datastore = datastore_layers(&view.snapshot, &config.felix_hostname);
+        layers.datastore = datastore_layers(&snapshot, &config.felix_hostname);
         let config = resolve(&layers)?.config;
-        let ended = Work::start(config, view, &layers, &mut reporter)
+        let ended = Work::start(config, snapshot, &layers, &mut reporter)
             .await?
-            .run(&mut views, &stop)
+            .run(&mut feed, &stop)
             .await?;
         match ended {
             Ended::Stopped => return Ok(()),
-            Ended::Reconfigured(newest) => view = newest,
+            Ended::Reconfigured(newest) => snapshot = newest,
         }
         tracing::info!("configuration has changed in the datastore, starting anew in place");
     }
 }
 
-/// Waits for a view of the whole datastore: nothing is written to the kernel before. `None` when stopped.
-async fn first_full_view(
-    views: &mut watch::Receiver<View>,
+/// Waits for the whole datastore: nothing is written to the kernel before. `None` when stopped.
+async fn first_snapshot(
+    feed: &mut Feed,
     reporter: &mut Reporter,
     stop: &CancellationToken,
-) -> anyhow::Result<Option<View>> {
+) -> anyhow::Result<Option<Snapshot>> {
+    let mut snapshot = Snapshot::new();
     loop {
-        let view = views.borrow_and_update().clone();
-        reporter.tell_datastore(&view);
-        if view.in_sync {
-            return Ok(Some(view));
-        }
-        reporter.write();
         tokio::select! {
             () = stop.cancelled() => return Ok(None),
-            changed = views.changed() => match changed {
-                Ok(()) => {}
-                Err(_) if stop.is_cancelled() => return Ok(None),
-                Err(error) => return Err(error).context("the datastore is no longer watched"),
+            update = feed.next() => match update {
+                Some(update) => {
+                    apply_changes(&mut snapshot, &update.changes);
+                    reporter.tell_datastore(&update, snapshot.len());
+                    if update.status.in_sync {
+                        return Ok(Some(snapshot));
+                    }
+                    reporter.write();
+                }
+                None if stop.is_cancelled() => return Ok(None),
+                None => bail!("the datastore is no longer watched"),
             },
         }
     }
@@ -97,7 +99,7 @@ async fn first_full_view(
 fn datastore_layers(snapshot: &Snapshot, hostname: &str) -> DatastoreLayers {
     let mut layers = DatastoreLayers::default();
     for (key, resource) in snapshot {
-        if let Resource::FelixConfiguration(parameters) = resource {
+        if let Resource::FelixConfiguration(parameters) = &**resource {
             if key.name == "default" {
                 layers.global.clone_from(parameters);
             } else if key.name == format!("node.{hostname}") {
@@ -112,7 +114,7 @@ fn datastore_layers(snapshot: &Snapshot, hostname: &str) -> DatastoreLayers {
 enum Ended {
     Stopped,
     /// The datastore has other parameters than this work was started with.
-    Reconfigured(View),
+    Reconfigured(Snapshot),
 }
 
 /// Work with one configuration.
@@ -122,7 +124,7 @@ struct Work<'a> {
     reporter: &'a mut Reporter,
     dataplane: Dataplane,
     changes: KernelChanges,
-    view: View,
+    snapshot: Snapshot,
     desired: Arc<EffectiveState>,
     /// What must be read again in the next pass.
     parts: BTreeSet<Part>,
@@ -136,11 +138,11 @@ struct Work<'a> {
 impl<'a> Work<'a> {
     async fn start(
         config: Config,
-        view: View,
+        snapshot: Snapshot,
         layers: &'a Layers,
         reporter: &'a mut Reporter,
     ) -> anyhow::Result<Self> {
-        refuse_host_endpoints(&config, &view)?;
+        refuse_host_endpoints(&config, &snapshot)?;
         let changes = KernelChanges::subscribe().context("cannot listen to netlink")?;
         let netlink = netlink::open().context("cannot open netlink")?;
         let mut dataplane = Dataplane::start(&config, netlink)?;
@@ -150,13 +152,13 @@ impl<'a> Work<'a> {
         reporter.configure(&config);
         let servers = serving::start(&config, &reporter.subscribe());
         let mut work = Self {
-            desired: Arc::new(resolve_state(&view.snapshot, &calc_options(&config))),
+            desired: Arc::new(resolve_state(&snapshot, &calc_options(&config))),
             config,
             layers,
             reporter,
             dataplane,
             changes,
-            view,
+            snapshot,
             parts: Part::ALL.into(),
             due: None,
             retry: FIRST_RETRY,
@@ -168,11 +170,7 @@ impl<'a> Work<'a> {
         Ok(work)
     }
 
-    async fn run(
-        mut self,
-        views: &mut watch::Receiver<View>,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<Ended> {
+    async fn run(mut self, feed: &mut Feed, stop: &CancellationToken) -> anyhow::Result<Ended> {
         let mut guard = ticks(GUARD_INTERVAL);
         let mut interfaces = ticks(self.config.interface_refresh_interval);
         let mut routes = ticks(self.config.route_refresh_interval);
@@ -182,16 +180,13 @@ impl<'a> Work<'a> {
             let due = self.due.unwrap_or_else(|| Instant::now() + NEVER);
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
-                changed = views.changed() => {
-                    if stop.is_cancelled() {
-                        return Ok(Ended::Stopped);
-                    }
-                    changed.context("the datastore is no longer watched")?;
-                    let view = views.borrow_and_update().clone();
-                    if let Some(ended) = self.take_view(view)? {
-                        return Ok(ended);
-                    }
-                }
+                update = feed.next() => match update {
+                    Some(update) => if self.take_update(&update)? {
+                        return Ok(Ended::Reconfigured(self.snapshot));
+                    },
+                    None if stop.is_cancelled() => return Ok(Ended::Stopped),
+                    None => bail!("the datastore is no longer watched"),
+                },
                 change = self.changes.next() => self.note_change(change.context("netlink is closed")?),
                 _ = guard.tick() => self.look_at_what_the_kernel_does_not_tell(),
                 _ = interfaces.tick() => {
@@ -206,24 +201,28 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Takes a new view of the datastore; tells when it needs another configuration.
-    fn take_view(&mut self, view: View) -> anyhow::Result<Option<Ended>> {
-        self.reporter.tell_datastore(&view);
-        if !view.in_sync {
+    /// Takes news of the datastore; tells whether they need another configuration.
+    fn take_update(&mut self, update: &Update) -> anyhow::Result<bool> {
+        apply_changes(&mut self.snapshot, &update.changes);
+        self.reporter.tell_datastore(update, self.snapshot.len());
+        if update.changes.is_empty() {
             self.reporter.write();
-            return Ok(None);
+            return Ok(false);
         }
-        let mut layers = self.layers.clone();
-        layers.datastore = datastore_layers(&view.snapshot, &self.config.felix_hostname);
-        if layers.datastore != self.layers.datastore && resolve(&layers)?.config != self.config {
-            return Ok(Some(Ended::Reconfigured(view)));
+        if update
+            .changes
+            .keys()
+            .any(|key| key.kind == Kind::FelixConfiguration)
+        {
+            let mut layers = self.layers.clone();
+            layers.datastore = datastore_layers(&self.snapshot, &self.config.felix_hostname);
+            if layers.datastore != self.layers.datastore && resolve(&layers)?.config != self.config {
+                return Ok(true);
+            }
         }
-        if view.snapshot != self.view.snapshot {
-            self.desired = Arc::new(resolve_state(&view.snapshot, &calc_options(&self.config)));
-        }
-        self.view = view;
+        self.desired = Arc::new(resolve_state(&self.snapshot, &calc_options(&self.config)));
         self.plan([]);
-        Ok(None)
+        Ok(false)
     }
 
     fn note_change(&mut self, change: KernelChange) {
@@ -271,7 +270,7 @@ impl<'a> Work<'a> {
             self.due = Some(self.due.map_or(again_at, |due| due.min(again_at)));
         }
         self.reporter
-            .tell_dataplane(&self.view, &self.dataplane, &self.desired, outcome.dirty);
+            .tell_dataplane(&self.dataplane, &self.desired, outcome.dirty);
         self.reporter.write();
         Ok(())
     }
@@ -309,10 +308,10 @@ fn calc_options(config: &Config) -> CalcOptions {
     }
 }
 
-fn refuse_host_endpoints(config: &Config, view: &View) -> anyhow::Result<()> {
-    let ours = view.snapshot.iter().find(|(key, resource)| {
+fn refuse_host_endpoints(config: &Config, snapshot: &Snapshot) -> anyhow::Result<()> {
+    let ours = snapshot.iter().find(|(key, resource)| {
         key.kind == Kind::HostEndpoint
-            && matches!(resource, Resource::HostEndpoint(endpoint) if endpoint.node == config.felix_hostname)
+            && matches!(&***resource, Resource::HostEndpoint(endpoint) if endpoint.node == config.felix_hostname)
     });
     ensure!(
         ours.is_none() || config.ignore_host_endpoints,

@@ -46,6 +46,9 @@ pub struct DatastoreReport {
     pub location: String,
     /// `wait-for-ready`, `resync`, `in-sync`, `unreachable`.
     pub state: String,
+    /// Why the state is what it is; empty when all is well.
+    #[serde(default)]
+    pub reason: String,
     /// etcd revision, or number of reads of the directory.
     pub revision: u64,
     pub objects: u64,

@@ -144,7 +144,7 @@ impl Dataplane {
         let decoded = decode(object.value(), None);
         assert!(decoded.problems.is_empty(), "{:?}", decoded.problems);
         let (key, resource) = (decoded.key.expect("a key"), decoded.resource.expect("an object"));
-        self.snapshot.insert(key, resource);
+        self.snapshot.insert(key, resource.into());
         self.resolve();
     }
 

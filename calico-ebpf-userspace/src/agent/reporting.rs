@@ -11,7 +11,7 @@ use crate::calc::effective::EffectiveState;
 use crate::config::values::{Config, DatastoreType};
 use crate::dataplane::apply::Dataplane;
 use crate::dataplane::state_file::write_by_rename;
-use crate::datastore::View;
+use crate::datastore::feed::Update;
 use crate::report::{AgentReport, DatastoreReport, REPORT_FILE};
 
 /// The report and where it goes.
@@ -57,19 +57,20 @@ impl Reporter {
         self.report.datastore.location = location;
     }
 
-    /// Tells the state of the datastore.
-    pub(super) fn tell_datastore(&mut self, view: &View) {
+    /// Tells the state of the datastore, which has so many valid objects.
+    pub(super) fn tell_datastore(&mut self, update: &Update, objects: usize) {
         let DatastoreReport { kind, location, .. } = self.report.datastore.clone();
         self.report.datastore = DatastoreReport {
             kind,
             location,
-            state: view.state.to_owned(),
-            revision: view.revision,
-            objects: view.snapshot.len() as u64,
+            state: update.status.state.name().to_owned(),
+            reason: update.status.reason.clone(),
+            revision: update.status.revision,
+            objects: objects as u64,
         };
-        self.report.problems = view.problems.iter().map(ToString::to_string).collect();
+        self.report.problems = update.problems.iter().map(ToString::to_string).collect();
         let mut counts = BTreeMap::new();
-        for problem in view.problems.iter() {
+        for problem in update.problems.iter() {
             *counts.entry(problem.consequence.name().to_owned()).or_default() += 1;
         }
         self.report.problems_by_consequence = counts;
@@ -78,12 +79,10 @@ impl Reporter {
     /// Tells the state of the dataplane.
     pub(super) fn tell_dataplane(
         &mut self,
-        view: &View,
         dataplane: &Dataplane,
         desired: &EffectiveState,
         dirty: Vec<String>,
     ) {
-        self.tell_datastore(view);
         dataplane.describe(desired, &mut self.report);
         self.report.not_enforced = desired
             .not_enforced

@@ -30,7 +30,10 @@ pub(crate) fn snapshot(objects: &[Value]) -> Snapshot {
             .filter(|problem| problem.consequence != Consequence::NotEnforced)
             .collect();
         assert!(wrong.is_empty(), "{wrong:?}");
-        snapshot.insert(decoded.key.expect("a key"), decoded.resource.expect("an object"));
+        snapshot.insert(
+            decoded.key.expect("a key"),
+            decoded.resource.expect("an object").into(),
+        );
     }
     snapshot
 }

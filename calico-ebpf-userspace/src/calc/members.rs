@@ -40,7 +40,7 @@ impl<'a> Population<'a> {
     pub(super) fn new(snapshot: &'a Snapshot, profiles: &HashMap<&str, &Profile>) -> Self {
         let mut population = Self::default();
         for (key, resource) in snapshot {
-            match resource {
+            match &**resource {
                 Resource::WorkloadEndpoint(endpoint) if is_complete(endpoint) => {
                     let group = population.group(inherited(&endpoint.labels, &endpoint.profiles, profiles));
                     population.add(group, endpoint.ip_networks.iter().copied(), &endpoint.ports);

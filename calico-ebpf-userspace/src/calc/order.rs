@@ -18,10 +18,10 @@ pub(super) fn ordered_tiers(snapshot: &Snapshot) -> Vec<OrderedTier<'_>> {
     let mut known: BTreeMap<&str, &Tier> = BTreeMap::new();
     let mut policies: BTreeMap<&str, Vec<(&ResourceKey, &Policy)>> = BTreeMap::new();
     for (key, resource) in snapshot {
-        if let Resource::Tier(tier) = resource {
+        if let Resource::Tier(tier) = &**resource {
             known.insert(&key.name, tier);
         }
-        if let Resource::Policy(policy) = resource
+        if let Resource::Policy(policy) = &**resource
             && !policy.host_endpoints_only
         {
             policies.entry(&policy.tier).or_default().push((key, policy));

@@ -68,7 +68,7 @@ pub fn resolve(snapshot: &Snapshot, options: &CalcOptions) -> EffectiveState {
 fn profiles_by_name(snapshot: &Snapshot) -> HashMap<&str, &Profile> {
     let mut profiles = HashMap::new();
     for (key, resource) in snapshot {
-        if let Resource::Profile(profile) = resource {
+        if let Resource::Profile(profile) = &**resource {
             profiles.insert(key.name.as_str(), profile);
         }
     }
@@ -79,7 +79,7 @@ fn local_endpoints<'a>(
     snapshot: &'a Snapshot,
     options: &'a CalcOptions,
 ) -> impl Iterator<Item = (&'a ResourceKey, &'a WorkloadEndpoint)> {
-    snapshot.iter().filter_map(|(key, resource)| match resource {
+    snapshot.iter().filter_map(|(key, resource)| match &**resource {
         Resource::WorkloadEndpoint(endpoint) if endpoint.node == options.hostname => Some((key, endpoint)),
         Resource::WorkloadEndpoint(_)
         | Resource::HostEndpoint(_)
@@ -297,7 +297,7 @@ fn list_not_enforced(snapshot: &Snapshot, options: &CalcOptions) -> Vec<(Resourc
     let mut list = Vec::new();
     for (key, resource) in snapshot {
         let mut add = |what: &str| list.push((key.clone(), what.to_owned()));
-        match resource {
+        match &**resource {
             Resource::HostEndpoint(endpoint) if endpoint.node == options.hostname => add("host endpoint"),
             Resource::WorkloadEndpoint(endpoint) if endpoint.node == options.hostname => {
                 if endpoint.has_qos_controls {

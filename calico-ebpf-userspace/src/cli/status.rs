@@ -236,6 +236,7 @@ mod tests {
                 kind: "file".to_owned(),
                 location: "/etc/calico/manifests".to_owned(),
                 state: "in-sync".to_owned(),
+                reason: String::new(),
                 revision: 3,
                 objects: 12,
             },

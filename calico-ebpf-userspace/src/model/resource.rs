@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -31,7 +32,7 @@ pub enum Resource {
 }
 
 /// State of the world: every valid object by its identity.
-pub type Snapshot = BTreeMap<ResourceKey, Resource>;
+pub type Snapshot = BTreeMap<ResourceKey, Arc<Resource>>;
 
 /// MAC address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -1,6 +1,7 @@
 //! From the text of one file to its objects and problems.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::document::{Document, SyntaxFault, parse_json, parse_yaml};
 use crate::model::decode::decode;
@@ -27,7 +28,7 @@ pub(super) struct Manifest {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PlacedObject {
     pub(super) key: ResourceKey,
-    pub(super) resource: Resource,
+    pub(super) resource: Arc<Resource>,
     pub(super) place: Place,
 }
 
@@ -150,7 +151,7 @@ impl Manifest {
         if let (Some(key), Some(resource)) = (decoded.key, decoded.resource) {
             self.objects.push(PlacedObject {
                 key,
-                resource,
+                resource: Arc::new(resource),
                 place: place(path, document.line),
             });
         }

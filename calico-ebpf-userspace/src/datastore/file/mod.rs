@@ -14,15 +14,16 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 
 use self::reader::Reader;
-use super::View;
+use super::feed::{Feed, State, feed};
 use crate::model::name::Kind;
 use crate::model::problem::Problem;
+use crate::model::resource::Snapshot;
 
 /// Larger files are refused, in bytes.
 pub const MAX_FILE_SIZE: u64 = 16 * 1024 * 1024;
@@ -36,19 +37,30 @@ pub struct ValidateReport {
     pub problems: Vec<Problem>,
 }
 
-/// Follows a directory until `stop`: the first view is empty and not in sync, later ones follow the files within a
-/// few hundred milliseconds. Spawns its task on the current tokio runtime; files are read off the async threads.
+/// What a read found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// Every valid object. Meaningless before the first `in_sync`.
+    pub snapshot: Arc<Snapshot>,
+    /// What was wrong with objects that are there now.
+    pub problems: Arc<Vec<Problem>>,
+    /// Whether the directory could be read once.
+    pub in_sync: bool,
+    pub state: State,
+    /// Number of reads of the directory.
+    pub revision: u64,
+}
+
+/// Follows a directory until `stop`: nothing is sent before the first whole read, and then changes come within a few
+/// hundred milliseconds. Spawns its task on the current tokio runtime; files are read off the async threads.
 ///
 /// # Panics
 ///
 /// Outside of a tokio runtime.
-pub fn watch_directory(dir: PathBuf, stop: CancellationToken) -> Receiver<View> {
-    let (sender, receiver) = tokio::sync::watch::channel(View {
-        state: "resync",
-        ..View::default()
-    });
+pub fn watch_directory(dir: PathBuf, stop: CancellationToken) -> Feed {
+    let (sender, feed) = feed();
     tokio::spawn(watch::follow(dir, stop, sender));
-    receiver
+    feed
 }
 
 /// Reads a directory once. A directory that cannot be read gives a view that is not in sync and says why.

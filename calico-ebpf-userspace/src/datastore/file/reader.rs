@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::MAX_FILE_SIZE;
 use super::manifest::Manifest;
-use crate::datastore::View;
+use super::{MAX_FILE_SIZE, View};
+use crate::datastore::feed::State;
 use crate::model::problem::{Consequence, Place, Problem};
 use crate::model::resource::Snapshot;
 
@@ -57,8 +57,11 @@ struct Stamp {
 impl Reader {
     pub(super) fn new(dir: PathBuf) -> Self {
         let view = View {
-            state: "resync",
-            ..View::default()
+            snapshot: Arc::default(),
+            problems: Arc::default(),
+            in_sync: false,
+            state: State::Resync,
+            revision: 0,
         };
         Self {
             dir,
@@ -101,7 +104,7 @@ impl Reader {
                     snapshot,
                     problems: Arc::new(problems),
                     in_sync: true,
-                    state: "in-sync",
+                    state: State::InSync,
                     revision,
                 };
                 self.view.clone()
@@ -114,7 +117,7 @@ impl Reader {
                 self.view.revision = revision;
                 View {
                     problems: Arc::new(problems),
-                    state: "unreachable",
+                    state: State::Unreachable,
                     ..self.view.clone()
                 }
             }
@@ -345,7 +348,7 @@ fn combine(files: &BTreeMap<OsString, KnownFile>) -> (Arc<Snapshot>, Vec<Problem
         for object in objects {
             match snapshot.entry(object.key.clone()) {
                 Entry::Vacant(entry) => {
-                    entry.insert(object.resource.clone());
+                    entry.insert(Arc::clone(&object.resource));
                     places.insert(&object.key, &object.place);
                 }
                 Entry::Occupied(_) => of_file.push(Problem {

@@ -8,14 +8,15 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
-use tokio::sync::watch::Sender;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::View;
 use super::reader::{DirectoryIdentity, Reader, directory_identity};
-use crate::datastore::View;
+use crate::datastore::feed::{FeedSender, State, Status, changes_between};
+use crate::model::resource::Snapshot;
 
 /// The files are read when nothing happened for this long ...
 const QUIET: Duration = Duration::from_millis(60);
@@ -25,7 +26,7 @@ const PATIENCE: Duration = Duration::from_millis(150);
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Follows `dir` until `stop`, or until nobody receives any more.
-pub(super) async fn follow(dir: PathBuf, stop: CancellationToken, sender: Sender<View>) {
+pub(super) async fn follow(dir: PathBuf, stop: CancellationToken, sender: FeedSender) {
     let changed = Arc::new(Notify::new());
     let mut followed = Followed {
         reader: Reader::new(dir.clone()),
@@ -35,6 +36,7 @@ pub(super) async fn follow(dir: PathBuf, stop: CancellationToken, sender: Sender
     };
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sent = Arc::new(Snapshot::new());
     let mut is_due = true;
     loop {
         if is_due {
@@ -46,7 +48,7 @@ pub(super) async fn follow(dir: PathBuf, stop: CancellationToken, sender: Sender
                 return;
             };
             followed = again;
-            publish(&sender, view);
+            publish(&sender, &mut sent, view);
         }
         tokio::select! {
             biased;
@@ -76,16 +78,22 @@ fn unless_failed<T>(outcome: Result<T, JoinError>) -> Option<T> {
         .ok()
 }
 
-/// Tells receivers only about views that differ in more than the number of reads.
-fn publish(sender: &Sender<View>, view: View) {
-    sender.send_if_modified(|current| {
-        let is_new = View {
-            revision: view.revision,
-            ..current.clone()
-        } != view;
-        *current = view;
-        is_new
-    });
+/// Sends what differs from what was sent before.
+fn publish(sender: &FeedSender, sent: &mut Arc<Snapshot>, view: View) {
+    let status = Status {
+        in_sync: view.in_sync,
+        state: view.state,
+        revision: view.revision,
+        reason: match view.state {
+            State::Unreachable => view
+                .problems
+                .first()
+                .map_or_else(String::new, ToString::to_string),
+            State::InSync | State::Resync | State::WaitForReady => String::new(),
+        },
+    };
+    sender.send(changes_between(sent, &view.snapshot), view.problems, status);
+    *sent = view.snapshot;
 }
 
 /// Waits until a burst of changes, such as an editor's, is over.

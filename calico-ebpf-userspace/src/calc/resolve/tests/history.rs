@@ -9,8 +9,8 @@ struct Feed {
 }
 
 impl Feed {
-    fn put(&mut self, key: &ResourceKey, resource: &Resource) {
-        self.snapshot.insert(key.clone(), resource.clone());
+    fn put(&mut self, key: &ResourceKey, resource: &Arc<Resource>) {
+        self.snapshot.insert(key.clone(), Arc::clone(resource));
     }
 
     fn remove(&mut self, key: &ResourceKey) {
@@ -29,7 +29,7 @@ impl Feed {
             .filter(|key| !target.contains_key(*key))
             .cloned()
             .collect();
-        let mut changed: Vec<(&ResourceKey, &Resource)> = target
+        let mut changed: Vec<(&ResourceKey, &Arc<Resource>)> = target
             .iter()
             .filter(|(key, resource)| self.snapshot.get(*key) != Some(*resource))
             .collect();

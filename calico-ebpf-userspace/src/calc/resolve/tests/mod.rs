@@ -253,7 +253,8 @@ fn of_two_endpoints_with_one_interface_the_lowest_wins() {
 fn an_endpoint_without_addresses_is_not_in_force() {
     let mut snapshot = snapshot(&[endpoint("a", &["10.0.0.1/32"]), endpoint("b", &["10.0.0.2/32"])]);
     for (name, clear) in [("a", true), ("b", false)] {
-        let Some(Resource::WorkloadEndpoint(endpoint)) = snapshot.get_mut(&endpoint_key(name)) else {
+        let resource = snapshot.get_mut(&endpoint_key(name)).map(Arc::make_mut);
+        let Some(Resource::WorkloadEndpoint(endpoint)) = resource else {
             panic!()
         };
         if clear {

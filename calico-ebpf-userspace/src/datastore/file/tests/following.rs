@@ -1,34 +1,50 @@
 use std::time::Duration;
 
-use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
+use crate::datastore::feed::apply_changes;
 
 /// Far more than a change may take, so that a busy machine does not fail the test.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// What the feed has told so far.
 struct Follower {
-    views: Receiver<View>,
+    feed: Feed,
+    view: View,
     _stop: DropGuard,
 }
 
 fn follow(dir: &Path) -> Follower {
     let stop = CancellationToken::new();
-    let views = watch_directory(dir.to_owned(), stop.clone());
     Follower {
-        views,
+        feed: watch_directory(dir.to_owned(), stop.clone()),
+        view: View {
+            snapshot: Arc::default(),
+            problems: Arc::default(),
+            in_sync: false,
+            state: State::Resync,
+            revision: 0,
+        },
         _stop: stop.drop_guard(),
     }
 }
 
 impl Follower {
-    async fn wait_for(&mut self, what: &str, condition: impl FnMut(&View) -> bool) -> View {
-        let view = timeout(LIMIT, self.views.wait_for(condition)).await;
-        view.unwrap_or_else(|_| panic!("never saw {what}"))
-            .unwrap()
-            .clone()
+    async fn wait_for(&mut self, what: &str, mut condition: impl FnMut(&View) -> bool) -> View {
+        let followed = timeout(LIMIT, async {
+            while !condition(&self.view) {
+                let update = self.feed.next().await.expect("the directory is followed");
+                apply_changes(Arc::make_mut(&mut self.view.snapshot), &update.changes);
+                self.view.problems = update.problems;
+                self.view.in_sync = update.status.in_sync;
+                self.view.state = update.status.state;
+                self.view.revision = update.status.revision;
+            }
+        });
+        followed.await.unwrap_or_else(|_| panic!("never saw {what}"));
+        self.view.clone()
     }
 }
 
@@ -111,7 +127,7 @@ async fn a_directory_may_come_late_vanish_and_come_back() {
     let dir = manifests.path().join("d");
     let mut follower = follow(&dir);
     let view = follower
-        .wait_for("the missing directory", |view| view.state == "unreachable")
+        .wait_for("the missing directory", |view| view.state == State::Unreachable)
         .await;
     assert!(!view.in_sync);
     fs::create_dir(&dir).unwrap();
@@ -125,7 +141,7 @@ async fn a_directory_may_come_late_vanish_and_come_back() {
 
     fs::rename(&dir, manifests.path().join("elsewhere")).unwrap();
     let view = follower
-        .wait_for("its loss", |view| view.state == "unreachable")
+        .wait_for("its loss", |view| view.state == State::Unreachable)
         .await;
     assert_eq!((names(&view), view.in_sync), (vec!["a"], true));
 
@@ -134,7 +150,7 @@ async fn a_directory_may_come_late_vanish_and_come_back() {
     fs::rename(manifests.path().join("new"), &dir).unwrap();
     follower
         .wait_for("its return", |view| {
-            names(view) == ["b"] && view.state == "in-sync"
+            names(view) == ["b"] && view.state == State::InSync
         })
         .await;
     fs::write(dir.join("b.yaml"), tier("b", 2)).unwrap();
@@ -162,12 +178,10 @@ async fn a_burst_of_changes_ends_in_the_last_state() {
 async fn following_ends_when_told() {
     let manifests = Manifests::new();
     let stop = CancellationToken::new();
-    let mut views = watch_directory(manifests.path().to_owned(), stop.clone());
-    timeout(LIMIT, views.wait_for(|view| view.in_sync))
-        .await
-        .unwrap()
-        .unwrap();
+    let mut feed = watch_directory(manifests.path().to_owned(), stop.clone());
+    let first = timeout(LIMIT, feed.next()).await.unwrap();
+    assert!(first.is_some_and(|update| update.status.in_sync));
     stop.cancel();
-    let ended = timeout(LIMIT, async { while views.changed().await.is_ok() {} }).await;
-    assert!(ended.is_ok() && views.borrow().in_sync);
+    let ended = timeout(LIMIT, async { while feed.next().await.is_some() {} }).await;
+    assert!(ended.is_ok());
 }

@@ -6,7 +6,6 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::datastore::View;
 use crate::model::problem::Consequence;
 use crate::model::resource::Resource;
 
@@ -39,7 +38,7 @@ fn tier(name: &str, order: u32) -> String {
 
 fn order_of(view: &View, name: &str) -> Option<f64> {
     let (_, resource) = view.snapshot.iter().find(|(key, _)| key.name == name)?;
-    if let Resource::Tier(tier) = resource {
+    if let Resource::Tier(tier) = &**resource {
         tier.order
     } else {
         None

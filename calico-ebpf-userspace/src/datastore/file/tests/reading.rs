@@ -28,7 +28,7 @@ fn manifests_of_a_directory_become_one_snapshot() {
     fs::create_dir(manifests.path().join("sub.yaml")).unwrap();
     let view = read_directory(manifests.path());
     assert!(view.in_sync);
-    assert_eq!((view.state, view.revision), ("in-sync", 1));
+    assert_eq!((view.state, view.revision), (State::InSync, 1));
     assert_eq!(names(&view), ["a", "b", "c", "f"]);
     assert_eq!(
         told(&view, &manifests),
@@ -48,13 +48,13 @@ fn a_missing_directory_is_not_in_sync() {
     let manifests = Manifests::new();
     let view = read_directory(&manifests.path().join("absent"));
     assert!(!view.in_sync && view.snapshot.is_empty());
-    assert_eq!(view.state, "unreachable");
+    assert_eq!(view.state.name(), "unreachable");
     let problem = view.problems[0].to_string();
     assert!(problem.contains("absent (No such file or directory"), "{problem}");
     manifests.write("file", "");
     assert_eq!(
         read_directory(&manifests.path().join("file")).state,
-        "unreachable"
+        State::Unreachable
     );
 }
 
@@ -222,7 +222,7 @@ fn a_directory_that_vanishes_keeps_the_last_good_snapshot_and_recovers() {
     assert!(view.in_sync);
     assert_eq!(
         (names(&view), view.state, view.problems.len()),
-        (vec!["a"], "unreachable", 1)
+        (vec!["a"], State::Unreachable, 1)
     );
     assert_eq!(view.problems[0].consequence, Consequence::LastGoodKept);
     assert_eq!(reader.read().problems.len(), 1);
@@ -233,7 +233,7 @@ fn a_directory_that_vanishes_keeps_the_last_good_snapshot_and_recovers() {
     let view = reader.read();
     assert_eq!(
         (names(&view), view.state, view.problems.len()),
-        (vec!["b"], "in-sync", 0)
+        (vec!["b"], State::InSync, 0)
     );
 }
 
