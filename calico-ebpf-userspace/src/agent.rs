@@ -24,10 +24,10 @@ use crate::dataplane::apply::{Dataplane, Part};
 use crate::dataplane::flows::{FlowSweeper, Swept};
 use crate::dataplane::netlink::{self, KernelChange, KernelChanges};
 use crate::dataplane::pins::{HostLock, Pins};
-use crate::datastore::feed::{Feed, Update, apply_changes};
+use crate::datastore::feed::{Feed, Update};
 use crate::datastore::file;
 use crate::model::name::Kind;
-use crate::model::resource::{Resource, Snapshot};
+use crate::model::resource::{Resource, Snapshot, apply_changes};
 use reporting::Reporter;
 
 /// Changes that come together are made together.

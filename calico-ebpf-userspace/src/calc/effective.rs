@@ -1,4 +1,6 @@
 //! What calculation yields: everything this host must enforce, with selectors resolved to sets.
+//!
+//! What has not changed from one state to the next is the same `Arc`: a reader finds the rest by comparing pointers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -7,6 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::model::labels::Labels;
 use crate::model::name::ResourceKey;
 use crate::model::resource::{IpNat, MacAddress};
 use crate::model::rule::{Action, IcmpMatch, IpVersion, Protocol};
@@ -19,10 +22,10 @@ pub struct SetId(pub Arc<str>);
 pub type SetMembers = Arc<BTreeSet<IpNet>>;
 
 /// Everything this host must enforce.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EffectiveState {
     /// Local endpoints that are in force, by their key in the datastore.
-    pub endpoints: BTreeMap<ResourceKey, EffectiveEndpoint>,
+    pub endpoints: BTreeMap<ResourceKey, Arc<EffectiveEndpoint>>,
     /// Every set that a rule of a local endpoint uses.
     pub sets: BTreeMap<SetId, SetMembers>,
     /// Endpoints of this host that are not in force, and why (shadowed interface name, no addresses ...).
@@ -32,7 +35,7 @@ pub struct EffectiveState {
 }
 
 /// One local endpoint in force.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveEndpoint {
     pub interface_name: String,
     pub mac: Option<MacAddress>,
@@ -44,7 +47,7 @@ pub struct EffectiveEndpoint {
     pub ip_nats: Vec<IpNat>,
     pub policy: Arc<EffectivePolicy>,
     /// Labels after inheritance, for people.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<Labels>,
 }
 
 /// The ordered list that judges an endpoint. Endpoints with equal lists share a policy set.

@@ -1,7 +1,6 @@
 //! Everything that has labels and addresses, and the sets that selectors make of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -20,7 +19,7 @@ pub(super) type GroupId = usize;
 #[derive(Default)]
 pub(super) struct Population<'a> {
     groups: Vec<Group<'a>>,
-    ids: HashMap<Rc<Labels>, GroupId>,
+    ids: HashMap<Arc<Labels>, GroupId>,
     /// Groups that have a label, ascending.
     by_label: HashMap<String, Vec<GroupId>>,
     /// Group of each workload endpoint.
@@ -29,7 +28,7 @@ pub(super) struct Population<'a> {
 
 /// Those with one set of labels, inherited ones included.
 struct Group<'a> {
-    labels: Rc<Labels>,
+    labels: Arc<Labels>,
     nets: BTreeSet<IpNet>,
     /// Addresses by named port.
     ports: BTreeMap<&'a NamedPort, BTreeSet<IpNet>>,
@@ -78,7 +77,7 @@ impl<'a> Population<'a> {
     }
 
     /// Returns the labels of a group, inherited ones included.
-    pub(super) fn labels(&self, group: GroupId) -> &Labels {
+    pub(super) fn labels(&self, group: GroupId) -> &Arc<Labels> {
         &self.groups[group].labels
     }
 
@@ -112,11 +111,11 @@ impl<'a> Population<'a> {
             return *id;
         }
         let id = self.groups.len();
-        let labels = Rc::new(labels);
+        let labels = Arc::new(labels);
         for label in labels.keys() {
             self.by_label.entry(label.clone()).or_default().push(id);
         }
-        self.ids.insert(Rc::clone(&labels), id);
+        self.ids.insert(Arc::clone(&labels), id);
         self.groups.push(Group {
             labels,
             nets: BTreeSet::new(),

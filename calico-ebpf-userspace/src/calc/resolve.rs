@@ -52,9 +52,9 @@ pub fn resolve(snapshot: &Snapshot, options: &CalcOptions) -> EffectiveState {
             allow_spoofed_source_prefixes: spoofed,
             ip_nats: endpoint.ip_nats.clone(),
             policy: lists.of(group, &endpoint.profiles),
-            labels: population.labels(group).clone(),
+            labels: Arc::clone(population.labels(group)),
         };
-        endpoints.insert(key.clone(), effective);
+        endpoints.insert(key.clone(), Arc::new(effective));
     }
     let not_enforced = list_not_enforced(snapshot, options);
     EffectiveState {

@@ -217,7 +217,7 @@ pub fn case(random: &mut Random) -> Case {
             allow_spoofed_source_prefixes: Vec::new(),
             ip_nats: Vec::new(),
             policy: random.pick(&policies),
-            labels: BTreeMap::new(),
+            labels: Arc::default(),
         };
         let mac = MacAddress([0xfe, 0x16, 0x3e, 0, 0, low]);
         let interface = HostInterface {
@@ -228,7 +228,7 @@ pub fn case(random: &mut Random) -> Case {
         host.interfaces.insert(endpoint.interface_name.clone(), interface);
         generations.insert(key.clone(), u32::from(number));
         slots.insert(key.clone(), number);
-        state.endpoints.insert(key, endpoint);
+        state.endpoints.insert(key, Arc::new(endpoint));
     }
     host.host_addresses.extend([
         IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),

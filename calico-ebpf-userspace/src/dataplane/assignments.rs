@@ -221,14 +221,14 @@ mod tests {
                 ingress,
                 ..EffectivePolicy::default()
             }),
-            labels: BTreeMap::new(),
+            labels: Arc::default(),
         }
     }
 
     fn state(endpoints: &[(&str, &str)]) -> EffectiveState {
         let endpoints = endpoints
             .iter()
-            .map(|(name, set)| (key(name), endpoint(name, set)))
+            .map(|(name, set)| (key(name), Arc::new(endpoint(name, set))))
             .collect();
         EffectiveState {
             endpoints,

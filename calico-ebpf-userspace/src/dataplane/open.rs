@@ -1,6 +1,7 @@
 //! Opens endpoints, last of all: settings of their taps, neighbours and routes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -15,7 +16,7 @@ use crate::calc::effective::EffectiveEndpoint;
 use crate::model::name::ResourceKey;
 
 /// Endpoints of the table in force by the name of their interface.
-type Placed = BTreeMap<String, (ResourceKey, EffectiveEndpoint)>;
+type Placed = BTreeMap<String, (ResourceKey, Arc<EffectiveEndpoint>)>;
 
 impl Dataplane {
     pub(super) fn write_settings(&mut self, parts: &BTreeSet<Part>, outcome: &mut Outcome) {
@@ -87,7 +88,12 @@ impl Dataplane {
             .iter()
             .filter(|(key, _)| in_force.table.endpoint_sets.contains_key(*key));
         placed
-            .map(|(key, endpoint)| (endpoint.interface_name.clone(), (key.clone(), endpoint.clone())))
+            .map(|(key, endpoint)| {
+                (
+                    endpoint.interface_name.clone(),
+                    (key.clone(), Arc::clone(endpoint)),
+                )
+            })
             .collect()
     }
 

@@ -2,17 +2,12 @@
 //!
 //! What is not taken yet coalesces: a reader that was away for long gets each object once, in its newest version.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::model::name::ResourceKey;
 use crate::model::problem::Problem;
-use crate::model::resource::{Resource, Snapshot};
-
-/// Objects that are new or different, by identity; `None`: gone.
-pub type Changes = BTreeMap<ResourceKey, Option<Arc<Resource>>>;
+use crate::model::resource::Changes;
 
 /// How far the datastore has been read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,36 +171,11 @@ impl Drop for Feed {
     }
 }
 
-/// Returns what makes `new` out of `old`.
-pub fn changes_between(old: &Snapshot, new: &Snapshot) -> Changes {
-    let gone = old.keys().filter(|key| !new.contains_key(*key));
-    let mut changes: Changes = gone.map(|key| (key.clone(), None)).collect();
-    for (key, resource) in new {
-        let is_same = old
-            .get(key)
-            .is_some_and(|before| Arc::ptr_eq(before, resource) || before == resource);
-        if !is_same {
-            changes.insert(key.clone(), Some(Arc::clone(resource)));
-        }
-    }
-    changes
-}
-
-/// Makes a snapshot follow changes.
-pub fn apply_changes(snapshot: &mut Snapshot, changes: &Changes) {
-    for (key, resource) in changes {
-        match resource {
-            Some(resource) => snapshot.insert(key.clone(), Arc::clone(resource)),
-            None => snapshot.remove(key),
-        };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::name::Kind;
-    use crate::model::resource::Tier;
+    use crate::model::name::{Kind, ResourceKey};
+    use crate::model::resource::{Resource, Tier};
 
     fn key(name: &str) -> ResourceKey {
         ResourceKey {
@@ -267,24 +237,5 @@ mod tests {
         let (sender, feed) = feed();
         drop(feed);
         sender.closed().await;
-    }
-
-    #[test]
-    fn changes_lead_from_one_snapshot_to_the_other() {
-        let old = Snapshot::from([
-            (key("a"), tier(1.0)),
-            (key("b"), tier(1.0)),
-            (key("c"), tier(1.0)),
-        ]);
-        let new = Snapshot::from([
-            (key("b"), tier(1.0)),
-            (key("c"), tier(2.0)),
-            (key("d"), tier(1.0)),
-        ]);
-        let changes = changes_between(&old, &new);
-        assert_eq!(changes.len(), 3);
-        let mut followed = old;
-        apply_changes(&mut followed, &changes);
-        assert_eq!(followed, new);
     }
 }

@@ -34,6 +34,34 @@ pub enum Resource {
 /// State of the world: every valid object by its identity.
 pub type Snapshot = BTreeMap<ResourceKey, Arc<Resource>>;
 
+/// Objects that are new or different, by identity; `None`: gone.
+pub type Changes = BTreeMap<ResourceKey, Option<Arc<Resource>>>;
+
+/// Returns what makes `new` out of `old`.
+pub fn changes_between(old: &Snapshot, new: &Snapshot) -> Changes {
+    let gone = old.keys().filter(|key| !new.contains_key(*key));
+    let mut changes: Changes = gone.map(|key| (key.clone(), None)).collect();
+    for (key, resource) in new {
+        let is_same = old
+            .get(key)
+            .is_some_and(|before| Arc::ptr_eq(before, resource) || before == resource);
+        if !is_same {
+            changes.insert(key.clone(), Some(Arc::clone(resource)));
+        }
+    }
+    changes
+}
+
+/// Makes a snapshot follow changes.
+pub fn apply_changes(snapshot: &mut Snapshot, changes: &Changes) {
+    for (key, resource) in changes {
+        match resource {
+            Some(resource) => snapshot.insert(key.clone(), Arc::clone(resource)),
+            None => snapshot.remove(key),
+        };
+    }
+}
+
 /// MAC address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct MacAddress(pub [u8; 6]);
@@ -175,4 +203,44 @@ pub struct ClusterInformation {
     pub cluster_type: String,
     pub datastore_ready: Option<bool>,
     pub calico_version: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::name::Kind;
+
+    fn key(name: &str) -> ResourceKey {
+        ResourceKey {
+            kind: Kind::Tier,
+            namespace: String::new(),
+            name: name.to_owned(),
+        }
+    }
+
+    fn tier(order: f64) -> Arc<Resource> {
+        Arc::new(Resource::Tier(Tier {
+            order: Some(order),
+            default_pass: false,
+        }))
+    }
+
+    #[test]
+    fn changes_lead_from_one_snapshot_to_the_other() {
+        let old = Snapshot::from([
+            (key("a"), tier(1.0)),
+            (key("b"), tier(1.0)),
+            (key("c"), tier(1.0)),
+        ]);
+        let new = Snapshot::from([
+            (key("b"), tier(1.0)),
+            (key("c"), tier(2.0)),
+            (key("d"), tier(1.0)),
+        ]);
+        let changes = changes_between(&old, &new);
+        assert_eq!(changes.len(), 3);
+        let mut followed = old;
+        apply_changes(&mut followed, &changes);
+        assert_eq!(followed, new);
+    }
 }

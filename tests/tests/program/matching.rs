@@ -139,7 +139,7 @@ fn scenario_36_port_zero_is_a_port_and_a_rule_with_ports_never_matches_a_protoco
         .endpoints
         .values_mut()
         .find(|endpoint| endpoint.interface_name == "tapa");
-    let a = a.expect("the workload");
+    let a = Arc::make_mut(a.expect("the workload"));
     let mut policy = EffectivePolicy::clone(&a.policy);
     for direction in [&mut policy.egress, &mut policy.ingress] {
         direction.tiers[0].policies[0].rules[0].destination.ports = Some(vec![EffectivePort::Range(0, 80)]);

@@ -151,7 +151,7 @@ fn reference_and_tables_and_kernel_agree_about_random_packets() {
                         Some(key),
                     )
                 };
-                let by_key = |key: Option<&ResourceKey>| key.map(|key| &case.state.endpoints[key]);
+                let by_key = |key: Option<&ResourceKey>| key.map(|key| &*case.state.endpoints[key]);
                 let expected = judge_packet(&case.state, by_key(source), by_key(target), &facts);
                 let slots = &dataplane.assignments().slots;
                 let slot = |key: Option<&ResourceKey>| key.map_or(SLOT_NONE, |key| slots[key]);

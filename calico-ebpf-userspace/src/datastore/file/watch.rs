@@ -15,8 +15,8 @@ use tracing::{error, warn};
 
 use super::View;
 use super::reader::{DirectoryIdentity, Reader, directory_identity};
-use crate::datastore::feed::{FeedSender, State, Status, changes_between};
-use crate::model::resource::Snapshot;
+use crate::datastore::feed::{FeedSender, State, Status};
+use crate::model::resource::{Snapshot, changes_between};
 
 /// The files are read when nothing happened for this long ...
 const QUIET: Duration = Duration::from_millis(60);

@@ -1,6 +1,6 @@
 //! The policy that is measured: two endpoints with one policy of `count` rules, the last of which allows the traffic.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -78,9 +78,9 @@ pub(crate) fn state(count: usize, names: [&str; 2]) -> EffectiveState {
                 allow_spoofed_source_prefixes: Vec::new(),
                 ip_nats: Vec::new(),
                 policy: Arc::clone(&policy),
-                labels: BTreeMap::new(),
+                labels: Arc::default(),
             };
-            (key(usize::from(index)), endpoint)
+            (key(usize::from(index)), Arc::new(endpoint))
         })
         .collect();
     EffectiveState {

@@ -131,7 +131,7 @@ fn scenario_36_ports_up_to_the_borders() {
 #[test]
 fn scenario_36_port_zero_is_a_port() {
     let mut state = World::new(&[policy(&json!([{"action": "Allow", "protocol": "TCP"}]))]).state;
-    let web = state.endpoints.get_mut(&endpoint_key("web")).unwrap();
+    let web = Arc::make_mut(state.endpoints.get_mut(&endpoint_key("web")).unwrap());
     let mut policy = EffectivePolicy::clone(&web.policy);
     for direction in [&mut policy.egress, &mut policy.ingress] {
         direction.tiers[0].policies[0].rules[0].destination.ports = Some(vec![EffectivePort::Range(0, 80)]);
@@ -148,7 +148,7 @@ fn scenario_36_a_rule_with_ports_never_matches_a_protocol_without() {
         let world = under(&json!([{"action": "Deny", "protocol": "UDP"},
             {"action": "Deny", "protocol": "TCP", "destination": {field: [80]}}, {"action": "Allow"}]));
         let mut state = world.state;
-        let web = state.endpoints.get_mut(&endpoint_key("web")).unwrap();
+        let web = Arc::make_mut(state.endpoints.get_mut(&endpoint_key("web")).unwrap());
         let mut policy = EffectivePolicy::clone(&web.policy);
         for direction in [&mut policy.egress, &mut policy.ingress] {
             // Without a protocol the rule is about every protocol with ports.
@@ -251,7 +251,7 @@ fn scenario_39_sets_and_negated_sets_of_one_side_must_all_hold() {
     assert!(with_nets.allows("10.0.0.8 > 10.0.0.2 tcp 80"));
 
     let mut state = world(json!({"selector": "has(a)", "notSelector": "has(b)"})).state;
-    let web = state.endpoints.get_mut(&endpoint_key("web")).unwrap();
+    let web = Arc::make_mut(state.endpoints.get_mut(&endpoint_key("web")).unwrap());
     let mut policy = EffectivePolicy::clone(&web.policy);
     let source = &mut policy.ingress.tiers[0].policies[0].rules[0].source;
     source.sets.append(&mut source.not_sets);

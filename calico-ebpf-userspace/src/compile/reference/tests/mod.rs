@@ -58,7 +58,7 @@ impl World {
 
     /// Judges a packet from or to `web`; the compiled table must say the same.
     fn judge(&self, facts: &PacketFacts) -> Judgement {
-        let web = &self.state.endpoints[&endpoint_key("web")];
+        let web = &*self.state.endpoints[&endpoint_key("web")];
         let is_own = |address: IpAddr| web.ip_networks.iter().any(|net| net.contains(&address));
         let lines = PlacedLines {
             lines: &self.table.lines,

@@ -61,7 +61,7 @@ fn compare(case: &Case, built: &BuiltTable, ids: &RuleIds, base_line: u32, rando
         let others: Vec<IpAddr> = case.addresses.iter().filter(same_family).copied().collect();
         (facts.source, facts.destination) = (random.pick(&others), random.pick(&others));
     }
-    let endpoint = |key: Option<&ResourceKey>| key.map(|key| &case.state.endpoints[key]);
+    let endpoint = |key: Option<&ResourceKey>| key.map(|key| &*case.state.endpoints[key]);
     let expected = judge_packet(&case.state, endpoint(source), endpoint(target), &facts);
     let slot = |key: Option<&ResourceKey>| key.map_or(0, |key| case.slots[key]);
     let compiled = judge_compiled(&lines, &facts, slot(source), slot(target)).expect("the tables are whole");
@@ -118,7 +118,7 @@ fn host(endpoints: Vec<EffectiveEndpoint>) -> Case {
         let key = key(number);
         case.generations.insert(key.clone(), u32::from(number));
         case.slots.insert(key.clone(), number);
-        case.state.endpoints.insert(key, endpoint);
+        case.state.endpoints.insert(key, Arc::new(endpoint));
     }
     case
 }
@@ -144,7 +144,7 @@ fn endpoint(interface_name: &str, networks: &[&str]) -> EffectiveEndpoint {
         allow_spoofed_source_prefixes: Vec::new(),
         ip_nats: Vec::new(),
         policy: Arc::new(EffectivePolicy::default()),
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
     }
 }
 

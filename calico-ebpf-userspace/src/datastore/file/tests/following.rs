@@ -4,7 +4,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
-use crate::datastore::feed::apply_changes;
+use crate::model::resource::apply_changes;
 
 /// Far more than a change may take, so that a busy machine does not fail the test.
 const LIMIT: Duration = Duration::from_secs(20);
