@@ -26,7 +26,7 @@ pub const PIN_DIR: &str = "/sys/fs/bpf/calico-ebpf";
 #[derive(Debug)]
 pub struct Host {
     namespace: Arc<Netns>,
-    outside: Netns,
+    outside: Arc<Netns>,
     directory: TempDir,
 }
 
@@ -64,7 +64,7 @@ impl Host {
             .expect("temporary directory");
         Self {
             namespace: Arc::new(namespace),
-            outside,
+            outside: Arc::new(outside),
             directory,
         }
     }
@@ -74,7 +74,7 @@ impl Host {
     }
 
     /// The namespace of the machine behind the uplink.
-    pub fn outside(&self) -> &Netns {
+    pub fn outside(&self) -> &Arc<Netns> {
         &self.outside
     }
 

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod capture;
+pub mod etcd;
 pub mod felix_rules;
 pub mod foreign;
 pub mod frames;

@@ -123,6 +123,31 @@ impl Object {
     }
 }
 
+/// The key under which Calico keeps an object in etcd (contract 1.1).
+pub fn key_in_etcd(object: &Object) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let kind = text(&object.0["kind"]).to_ascii_lowercase();
+    let plural = kind
+        .strip_suffix('y')
+        .map_or_else(|| format!("{kind}s"), |stem| format!("{stem}ies"));
+    let metadata = &object.0["metadata"];
+    let path = match text(&metadata["namespace"]) {
+        namespace if namespace.is_empty() => text(&metadata["name"]),
+        namespace => format!("{namespace}/{}", text(&metadata["name"])),
+    };
+    format!("/calico/resources/v3/projectcalico.org/{plural}/{path}")
+}
+
+/// The object that says whether an etcd is ready to be read (contract 1.5).
+pub fn cluster_information(ready: bool) -> Object {
+    let spec = json!({
+        "clusterGUID": "5c1e3c9d7f3c4d0f8a3f1f0e2d6b7a90",
+        "clusterType": "openstack",
+        "datastoreReady": ready,
+    });
+    Object::new("ClusterInformation", "", "default", &spec)
+}
+
 /// The endpoint that Neutron's driver writes for a VM on [`HOSTNAME`]: the name has each part's dashes doubled.
 pub fn workload_endpoint(vm: &Vm) -> Object {
     let (device, port) = (vm.device_id(), vm.port_id());
