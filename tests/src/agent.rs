@@ -31,6 +31,7 @@ pub struct Launcher {
     namespace: Arc<Netns>,
     log: PathBuf,
     run_dir: PathBuf,
+    hostname: String,
     manifests: PathBuf,
     environment: Vec<(String, OsString)>,
 }
@@ -52,6 +53,7 @@ impl Launcher {
             namespace: Arc::clone(host.namespace()),
             log: host.directory().join("agent.log"),
             run_dir: host.run_dir(),
+            hostname: HOSTNAME.to_owned(),
             manifests: manifests.directory().to_owned(),
             environment,
         }
@@ -63,6 +65,13 @@ impl Launcher {
         self.environment
             .push((format!("FELIX_{parameter}"), value.into()));
         self
+    }
+
+    /// Gives the host another name.
+    #[must_use]
+    pub fn on(mut self, hostname: &str) -> Self {
+        hostname.clone_into(&mut self.hostname);
+        self.with("FelixHostname", hostname)
     }
 
     /// Starts the agent and does not wait for anything.
@@ -79,7 +88,7 @@ impl Launcher {
                 "--datastore-type",
                 "file",
                 "--hostname",
-                HOSTNAME,
+                &self.hostname,
                 "--datastore-dir",
             ])
             .arg(&self.manifests)

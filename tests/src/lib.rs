@@ -5,8 +5,10 @@
 )]
 
 pub mod agent;
+pub mod bird;
 pub mod capture;
 pub mod etcd;
+pub mod fabric;
 pub mod felix_rules;
 pub mod foreign;
 pub mod frames;

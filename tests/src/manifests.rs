@@ -148,20 +148,25 @@ pub fn cluster_information(ready: bool) -> Object {
     Object::new("ClusterInformation", "", "default", &spec)
 }
 
-/// The endpoint that Neutron's driver writes for a VM on [`HOSTNAME`]: the name has each part's dashes doubled.
+/// The endpoint that Neutron's driver writes for a VM on [`HOSTNAME`].
 pub fn workload_endpoint(vm: &Vm) -> Object {
+    workload_endpoint_on(HOSTNAME, vm)
+}
+
+/// The endpoint that Neutron's driver writes for a VM on a host: the name has each part's dashes doubled.
+pub fn workload_endpoint_on(host: &str, vm: &Vm) -> Object {
     let (device, port) = (vm.device_id(), vm.port_id());
     let doubled = |text: &str| text.replace('-', "--");
     let name = format!(
         "{}-openstack-{}-{}",
-        doubled(HOSTNAME),
+        doubled(host),
         doubled(&device),
         doubled(&port)
     );
     let spec = json!({
         "orchestrator": "openstack",
         "workload": device,
-        "node": HOSTNAME,
+        "node": host,
         "endpoint": port,
         "interfaceName": vm.interface(),
         "mac": vm.mac_text(),
