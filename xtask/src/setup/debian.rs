@@ -13,6 +13,9 @@ use crate::progress::quietly;
 /// Asked by maintainer scripts before they start a service; 101 means no.
 const SERVICE_POLICY: &str = "/usr/sbin/policy-rc.d";
 
+/// Packages that enable a service for the next boot, and its unit. The tests start their own.
+const SERVICES: [(&str, &str); 2] = [("etcd-server", "etcd.service"), ("bird2", "bird.service")];
+
 /// Says why packages cannot be installed here, if so.
 pub(super) fn can_install(packages: &[&str]) -> Result<(), String> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -43,7 +46,6 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
         "apt-get update",
         command::command("apt-get").args(["update", "-q"]),
     )?;
-    let brings_etcd = packages.contains(&"etcd-server");
     let policy = ServicePolicy::forbid()?;
     let installed = quietly(
         &format!("apt-get install {}", packages.join(" ")),
@@ -54,11 +56,13 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     );
     drop(policy);
     installed?;
-    if brings_etcd && find_program("systemctl").is_some() {
-        // The package enables it for the next boot; the tests start their own.
+    if find_program("systemctl").is_none() {
+        return Ok(());
+    }
+    for (_, unit) in SERVICES.iter().filter(|(package, _)| packages.contains(package)) {
         quietly(
-            "systemctl disable etcd",
-            command::command("systemctl").args(["disable", "etcd.service"]),
+            &format!("systemctl disable {unit}"),
+            command::command("systemctl").args(["disable", unit]),
         )?;
     }
     Ok(())

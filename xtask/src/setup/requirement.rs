@@ -66,6 +66,7 @@ pub(super) const TEST_PROGRAMS: &[Requirement] = &[
     Requirement::program("iptables", "iptables-nft"),
     Requirement::program("ipset", "ipset"),
     Requirement::program("dnsmasq-base", "dnsmasq"),
+    Requirement::program("bird2", "bird"),
     Requirement::program("bpftool", "bpftool"),
 ];
 
