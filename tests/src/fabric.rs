@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 use std::process;
+use std::sync::Arc;
 
 use crate::host::{Host, skip_duplicate_address_detection};
 use crate::netns::Netns;
@@ -34,7 +35,7 @@ impl Place {
 /// The switch.
 #[derive(Debug)]
 pub struct Fabric {
-    switch: Netns,
+    switch: Arc<Netns>,
     hosts: u8,
 }
 
@@ -52,7 +53,10 @@ impl Fabric {
             own.v4(),
             own.v6()
         ));
-        Self { switch, hosts: 0 }
+        Self {
+            switch: Arc::new(switch),
+            hosts: 0,
+        }
     }
 
     /// Gives a host a link to the switch and returns where it is.
@@ -73,7 +77,7 @@ impl Fabric {
     }
 
     /// The namespace of the switch, for servers that every host reaches.
-    pub fn switch(&self) -> &Netns {
+    pub fn switch(&self) -> &Arc<Netns> {
         &self.switch
     }
 
