@@ -32,6 +32,18 @@ pub struct EffectiveState {
     pub inactive: BTreeMap<ResourceKey, String>,
     /// What is in the datastore, concerns this host, and is not enforced: object and what.
     pub not_enforced: Vec<(ResourceKey, String)>,
+    /// Endpoints of this host that take part in a live migration (contract 1.4).
+    pub migrations: BTreeMap<ResourceKey, MigrationRole>,
+}
+
+/// What an endpoint of this host is in a live migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MigrationRole {
+    /// The workload leaves this host.
+    Source,
+    /// The workload comes to this host.
+    Target,
 }
 
 /// One local endpoint in force.

@@ -6,6 +6,7 @@ pub mod effective;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod members;
+mod migrations;
 mod order;
 pub mod resolve;
 mod rules;

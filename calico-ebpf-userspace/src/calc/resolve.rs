@@ -8,6 +8,7 @@ use super::effective::{
     EffectiveRule, EffectiveState, EffectiveTier,
 };
 use super::members::{GroupId, Population, Sets, is_complete};
+use super::migrations::migrations_here;
 use super::order::{OrderedTier, ordered_tiers};
 use super::rules::resolve_rules;
 use crate::model::name::ResourceKey;
@@ -62,6 +63,7 @@ pub fn resolve(snapshot: &Snapshot, options: &CalcOptions) -> EffectiveState {
         sets: lists.sets.sets,
         inactive,
         not_enforced,
+        migrations: migrations_here(snapshot, &options.hostname),
     }
 }
 

@@ -192,8 +192,18 @@ pub struct Node {
 /// A live migration in progress (contract 1.4).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LiveMigration {
-    pub source_host: String,
-    pub target_host: String,
+    pub source: MigrationSide,
+    pub target: MigrationSide,
+}
+
+/// The endpoint at one side of a live migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MigrationSide {
+    pub host: String,
+    pub orchestrator: String,
+    /// Namespace and workload: `openstack/<device id>`.
+    pub workload: String,
+    pub endpoint: String,
 }
 
 /// Cluster-wide facts (contract 1.5).

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::field::{Fault, Field, Notes};
 use super::network::read_net;
 use super::object::Object;
-use crate::model::resource::{ClusterInformation, IpPool, LiveMigration, Node};
+use crate::model::resource::{ClusterInformation, IpPool, LiveMigration, MigrationSide, Node};
 
 /// Reads an address pool.
 pub(super) fn ip_pool(object: &Object<'_>, notes: &mut Notes) -> Result<IpPool, Fault> {
@@ -59,23 +59,30 @@ fn read_host_address(field: &Field<'_>) -> Result<IpAddr, Fault> {
 
 /// Reads a live migration.
 pub(super) fn live_migration(object: &Object<'_>) -> Result<LiveMigration, Fault> {
-    let host = |side: &str| -> Result<String, Fault> {
-        let missing = || {
-            absent(
-                &format!("spec.{side}.workloadEndpoint.hostname"),
-                "the name of a host",
-            )
-        };
-        let side = object.spec.get_map(side)?.ok_or_else(missing)?;
-        let endpoint = side.get_map("workloadEndpoint")?.ok_or_else(missing)?;
-        endpoint
-            .get_text("hostname")?
-            .map(str::to_owned)
-            .ok_or_else(missing)
-    };
     Ok(LiveMigration {
-        source_host: host("source")?,
-        target_host: host("target")?,
+        source: migration_side(object, "source")?,
+        target: migration_side(object, "target")?,
+    })
+}
+
+fn migration_side(object: &Object<'_>, side: &str) -> Result<MigrationSide, Fault> {
+    let endpoint = match object.spec.get_map(side)? {
+        Some(side) => side.get_map("workloadEndpoint")?,
+        None => None,
+    };
+    let text = |name: &str, expected: &str| {
+        let text = match &endpoint {
+            Some(endpoint) => endpoint.get_text(name)?.filter(|text| !text.is_empty()),
+            None => None,
+        };
+        text.map(str::to_owned)
+            .ok_or_else(|| absent(&format!("spec.{side}.workloadEndpoint.{name}"), expected))
+    };
+    Ok(MigrationSide {
+        host: text("hostname", "the name of a host")?,
+        orchestrator: text("orchestratorID", "an orchestrator")?,
+        workload: text("workloadID", "a namespace and a workload")?,
+        endpoint: text("endpointID", "an endpoint")?,
     })
 }
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::model::resource::{ClusterInformation, LiveMigration, Node};
+use crate::model::resource::{ClusterInformation, LiveMigration, MigrationSide, Node};
 
 fn key(kind: Kind, namespace: &str, name: &str) -> ResourceKey {
     ResourceKey {
@@ -238,19 +238,40 @@ fn cluster_objects_are_read() {
         told(&decoded),
         [("spec.addresses[2].address", Consequence::FieldSkipped)]
     );
-    let side = |host: &str| json!({"workloadEndpoint": {"hostname": host}});
+    let side = |host: &str| json!({"workloadEndpoint": {"hostname": host, "orchestratorID": "openstack", "workloadID": "openstack/w", "endpointID": "p"}});
     let decoded = decode_spec(
         "LiveMigration",
         &json!({"source": side("a"), "target": side("b")}),
     );
+    let side_on = |host: &str| MigrationSide {
+        host: host.to_owned(),
+        orchestrator: "openstack".to_owned(),
+        workload: "openstack/w".to_owned(),
+        endpoint: "p".to_owned(),
+    };
     let migration = LiveMigration {
-        source_host: "a".to_owned(),
-        target_host: "b".to_owned(),
+        source: side_on("a"),
+        target: side_on("b"),
     };
     assert_eq!(decoded.resource, Some(Resource::LiveMigration(migration)));
     assert_eq!(
-        decode_spec("LiveMigration", &json!({"source": side("a")})).resource,
-        None
+        told(&decode_spec("LiveMigration", &json!({"source": side("a")}))),
+        [(
+            "spec.target.workloadEndpoint.hostname",
+            Consequence::ObjectSkipped
+        )]
+    );
+    let mut nameless = side("b");
+    nameless["workloadEndpoint"]["endpointID"] = json!("");
+    assert_eq!(
+        told(&decode_spec(
+            "LiveMigration",
+            &json!({"source": side("a"), "target": nameless})
+        )),
+        [(
+            "spec.target.workloadEndpoint.endpointID",
+            Consequence::ObjectSkipped
+        )]
     );
 }
 
