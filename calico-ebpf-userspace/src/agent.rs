@@ -5,6 +5,7 @@
 mod program_log;
 mod reporting;
 mod serving;
+mod settling;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,8 +30,9 @@ use crate::datastore::file;
 use crate::model::name::Kind;
 use crate::model::resource::{Resource, Snapshot, apply_changes};
 use reporting::Reporter;
+use settling::Settling;
 
-/// Changes that come together are made together.
+/// Changes in the kernel that come together are followed together.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// How often programs on taps and the host's settings are looked at: the kernel does not tell when they change.
 const GUARD_INTERVAL: Duration = Duration::from_secs(2);
@@ -132,6 +134,7 @@ struct Work<'a> {
     due: Option<Instant>,
     retry: Duration,
     sweep: Option<JoinHandle<anyhow::Result<Swept>>>,
+    settling: Settling,
     _servers: DropGuard,
 }
 
@@ -163,6 +166,7 @@ impl<'a> Work<'a> {
             due: None,
             retry: FIRST_RETRY,
             sweep: None,
+            settling: Settling::default(),
             _servers: servers,
         };
         work.pass().await?;
@@ -196,6 +200,7 @@ impl<'a> Work<'a> {
                 _ = sweeps.tick() => self.start_sweep(),
                 _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
                 swept = finished(&mut self.sweep) => self.end_sweep(swept),
+                slots = self.settling.settled() => self.dataplane.renew_generations(&slots)?,
                 () = sleep_until(due) => self.pass().await?,
             }
         }
@@ -221,7 +226,8 @@ impl<'a> Work<'a> {
             }
         }
         self.desired = Arc::new(resolve_state(&self.snapshot, &calc_options(&self.config)));
-        self.plan([]);
+        // At once: what comes while the kernel is made to follow is waiting together.
+        self.due = Some(Instant::now());
         Ok(false)
     }
 
@@ -257,6 +263,7 @@ impl<'a> Work<'a> {
         let parts = std::mem::take(&mut self.parts);
         self.due = None;
         let outcome = self.dataplane.reconcile(&self.desired, &parts).await?;
+        self.settling.add(self.dataplane.take_unsettled());
         if outcome.dirty.is_empty() {
             self.retry = FIRST_RETRY;
         } else {

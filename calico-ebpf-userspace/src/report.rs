@@ -68,6 +68,9 @@ pub struct TableReport {
     /// From the calculated state to the version being in force.
     #[serde(default)]
     pub apply_milliseconds: u64,
+    /// How often a version in force was amended instead of being replaced.
+    #[serde(default)]
+    pub amendments: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

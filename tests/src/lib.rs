@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod bird;
 pub mod capture;
+pub mod cloud;
 pub mod etcd;
 pub mod fabric;
 pub mod felix_rules;

@@ -92,6 +92,7 @@ impl Reporter {
         self.report.dirty = dirty;
         self.report.moved_to_head = dataplane.moved_to_head;
         self.report.tables.apply_milliseconds = dataplane.apply_milliseconds;
+        self.report.tables.amendments = dataplane.amendments;
     }
 
     /// Writes the report if it has changed.

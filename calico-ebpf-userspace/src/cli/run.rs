@@ -46,7 +46,7 @@ pub(super) fn execute(arguments: &Arguments) -> Result<Ending, Failure> {
     runtime.block_on(async {
         let stop = CancellationToken::new();
         cancel_on_signals(&stop)?;
-        agent::run(layers, stop).await
+        Box::pin(agent::run(layers, stop)).await
     })?;
     Ok(Ending::Good)
 }

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use calico_ebpf_common::policy::Cell;
 
-use super::classes::AddressClasses;
+use super::classes::{AddressClasses, AddressPredicates};
 use super::grid::Grid;
 use super::lower::{LoweredDirection, LoweredRule, PortTests};
 use super::ports::PortClasses;
 use super::projection::{
-    Projection, column_predicates, local_predicates, remote_predicates, rules_by_row, source_predicates,
+    Projection, RowKeys, column_predicates, local_predicates, remote_predicates, rules_by_row,
+    source_predicates,
 };
 use super::rows::{Judge, PortMasks, Scratch};
 
@@ -23,7 +24,7 @@ const MAX_HELD_CELLS: u64 = 1 << 22;
 const MAX_BITS: u64 = 1 << 30;
 
 /// One direction of one policy set: a table with four axes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct DirectionTable {
     pub local: Axis,
     pub remote: Axis,
@@ -31,6 +32,10 @@ pub struct DirectionTable {
     pub sources: Axis,
     /// Cells in the order of [`calico_ebpf_common::policy::PolicySet`].
     pub cells: Vec<Cell>,
+    /// Rows of the remote axis, for classes that come later.
+    pub(super) remote_keys: RowKeys,
+    /// Rows of the local axis.
+    pub(super) local_keys: RowKeys,
 }
 
 /// From class to index.
@@ -54,6 +59,8 @@ impl DirectionTable {
             columns: axis(),
             sources: axis(),
             cells: vec![Cell::DENY],
+            remote_keys: RowKeys::single(),
+            local_keys: RowKeys::single(),
         }
     }
 }
@@ -92,7 +99,11 @@ pub fn compile_direction(
 ) -> Result<DirectionTable, OverBudget> {
     let rules = &lowered.rules;
     let address_signatures = || addresses.memberships.iter().skip(1).map(AsRef::as_ref);
-    let remote = Projection::new(address_signatures(), remote_predicates(lowered));
+    let mut remote = Projection::new(
+        address_signatures().chain(newcomers(lowered).iter().map(<[u32; 2]>::as_slice)),
+        remote_predicates(lowered),
+    );
+    remote.index.truncate(address_signatures().count());
     let local = Projection::new(address_signatures(), local_predicates(lowered));
     let columns = Projection::new(
         ports.signatures.iter().map(Vec::as_slice),
@@ -161,7 +172,20 @@ pub fn compile_direction(
             false,
         ),
         cells: grid.cells.into_iter().map(Cell).collect(),
+        remote_keys: remote.keys(|row| remote_merge[row]),
+        local_keys: local.keys(|row| local_merge[row]),
     })
+}
+
+/// Returns memberships that some address may come to have: in one set or net, and in none of the others. With rows for
+/// these, a set that has no members yet still tells apart the columns that its first member will need.
+fn newcomers(lowered: &LoweredDirection) -> Vec<[u32; 2]> {
+    let sets = remote_predicates(lowered)
+        .into_iter()
+        .filter(|predicate| *predicate > AddressPredicates::V6);
+    let families = [AddressPredicates::V4, AddressPredicates::V6];
+    sets.flat_map(|set| families.map(|family| [family, set]))
+        .collect()
 }
 
 fn as_count(number: usize) -> u64 {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use calico_ebpf_common::address::{CLASS_NONE, Class};
 use ipnet::IpNet;
@@ -62,6 +62,15 @@ impl AddressPredicates {
         self.intern(AddressPredicate::Nets(nets.into_iter().collect()))
     }
 
+    /// Returns the numbers of "in the set", by set.
+    pub fn sets(&self) -> HashMap<SetId, PredicateId> {
+        let sets = self.ids.iter().filter_map(|(predicate, id)| match predicate {
+            AddressPredicate::Set(set) => Some((set.clone(), *id)),
+            AddressPredicate::Family(_) | AddressPredicate::Nets(_) => None,
+        });
+        sets.collect()
+    }
+
     /// Returns how many predicates there are.
     pub fn len(&self) -> usize {
         self.predicates.len()
@@ -88,7 +97,7 @@ impl Default for AddressPredicates {
 }
 
 /// Predicates that hold for the addresses of a class, ascending.
-pub type Membership = Rc<[PredicateId]>;
+pub type Membership = Arc<[PredicateId]>;
 
 /// The classes of a host, and what belongs to them.
 #[derive(Clone, Debug)]
@@ -176,7 +185,7 @@ struct Interner {
 
 impl Interner {
     fn new() -> Self {
-        let none: Membership = Rc::from([]);
+        let none: Membership = Arc::from([]);
         Self {
             classes: HashMap::new(),
             memberships: vec![none],
@@ -192,8 +201,8 @@ impl Interner {
             .ok()
             .ok_or(TooManyAddressClasses { limit })?;
         debug_assert_ne!(class, CLASS_NONE);
-        let membership: Membership = Rc::from(membership);
-        self.memberships.push(Rc::clone(&membership));
+        let membership: Membership = Arc::from(membership);
+        self.memberships.push(Arc::clone(&membership));
         self.classes.insert(membership, class);
         Ok(class)
     }

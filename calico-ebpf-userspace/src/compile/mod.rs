@@ -1,8 +1,9 @@
 //! From ordered rules to cells, and the plain ordered evaluator beside it. Pure.
 //!
 //! [`reference`] is the judge: what it says about a packet is right. [`classes`], [`ports`], [`cells`] and
-//! [`table`] turn the same policy into the lines that the kernel reads.
+//! [`table`] turn the same policy into the lines that the kernel reads; [`amend`] makes them follow small changes.
 
+pub mod amend;
 mod bits;
 pub mod cells;
 pub mod classes;

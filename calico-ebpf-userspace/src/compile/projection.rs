@@ -114,6 +114,17 @@ impl Projection {
         }
     }
 
+    /// Returns the row of each signature, by `merge` from rows to merged ones.
+    pub(super) fn keys(&self, merge: impl Fn(usize) -> u16) -> RowKeys {
+        let signatures = self.signatures.iter().cloned().enumerate();
+        RowKeys {
+            predicates: self.predicates.clone(),
+            rows: signatures
+                .map(|(row, signature)| (signature, merge(row)))
+                .collect(),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.signatures.len()
     }
@@ -132,6 +143,55 @@ impl Projection {
 
     pub(super) fn holds(&self, index: usize, predicate: u32) -> bool {
         self.signatures[index].binary_search(&predicate).is_ok()
+    }
+}
+
+/// The rows of one axis, by what they tell apart: for addresses that come later.
+#[derive(Clone, Debug)]
+pub(super) struct RowKeys {
+    predicates: BTreeSet<u32>,
+    rows: HashMap<Vec<u32>, u16>,
+}
+
+impl RowKeys {
+    /// An axis with a single row.
+    pub(super) fn single() -> Self {
+        Self {
+            predicates: BTreeSet::new(),
+            rows: HashMap::from([(Vec::new(), 0)]),
+        }
+    }
+
+    pub(super) fn predicates(&self) -> impl Iterator<Item = &u32> {
+        self.predicates.iter()
+    }
+
+    /// Returns the row of a class.
+    pub(super) fn row(&self, class: &[u32]) -> Option<u16> {
+        self.rows.get(&self.seen(class)).copied()
+    }
+
+    /// Gives a class, and all that look like it, a row.
+    pub(super) fn insert(&mut self, class: &[u32], row: u16) {
+        self.rows.insert(self.seen(class), row);
+    }
+
+    /// Returns the rows before they were merged, in any order.
+    pub(super) fn projection(&self) -> Projection {
+        Projection::new(self.rows.keys().map(Vec::as_slice), self.predicates.clone())
+    }
+
+    /// Returns the merged row of a row of [`Self::projection`].
+    pub(super) fn merged(&self, projection: &Projection, row: usize) -> Option<u16> {
+        self.rows.get(&projection.signatures[row]).copied()
+    }
+
+    fn seen(&self, class: &[u32]) -> Vec<u32> {
+        class
+            .iter()
+            .copied()
+            .filter(|id| self.predicates.contains(id))
+            .collect()
     }
 }
 

@@ -1,22 +1,27 @@
 //! One version of the policy table of a host.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod sets;
+
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use calico_ebpf_common::address::{AddressEntry, Class, address_entry4, address_entry6};
 use calico_ebpf_common::endpoint::{SLOT_NONE, Slot, endpoint_at};
 use calico_ebpf_common::line::{Line, Lines};
-use calico_ebpf_common::policy::{Cell, PolicySet, Question, verdict};
+use calico_ebpf_common::policy::{Cell, Question, verdict};
 use calico_ebpf_common::port::{PortTables, port_class, source_port_class};
 use calico_ebpf_common::root::Root;
 
-use super::cells::{Axis, DirectionTable, OverBudget, compile_direction};
-use super::classes::{AddressClasses, TooManyAddressClasses};
-use super::describe::describe_direction;
-use super::endpoints::{
-    EndpointProblems, address_owners, place_endpoints, write_endpoints, write_interfaces,
+use self::sets::{
+    CompiledDirections, Policies, Room, WrittenSets, compile_directions, count, write_policies,
 };
-use super::exact::{Exact, NoArrangement, arrange, words};
+use super::amend::{Amendable, Buckets, Built, class_room};
+use super::cells::OverBudget;
+use super::classes::{AddressClasses, TooManyAddressClasses};
+use super::endpoints::{
+    EndpointProblems, Placed, address_owners, place_endpoints, write_endpoints, write_interfaces,
+};
+use super::exact::{Exact, ExactTables, NoArrangement, arrange, words};
 use super::input::TableInput;
 use super::lower::{LoweredDirection, Predicates, lower_direction};
 use super::ports::{PortClasses, Runs, TooManyPortClasses};
@@ -24,7 +29,7 @@ use super::prefixes::{TooManyIntervals, write_tree4, write_tree6};
 use super::reference::Direction;
 use super::rule_ids::{RuleIds, RuleKey};
 use super::writer::LineWriter;
-use crate::calc::effective::{DirectionPolicy, EffectivePolicy, PacketFacts};
+use crate::calc::effective::PacketFacts;
 use crate::model::name::ResourceKey;
 use crate::report::{PolicySetReport, TableReport};
 
@@ -44,6 +49,10 @@ pub struct BuiltTable {
     pub endpoint_problems: Vec<(ResourceKey, String)>,
     /// Rule counters that must be zeroed before the version comes into force.
     pub new_rules: Vec<u32>,
+    /// First line of the endpoints.
+    pub endpoints: u32,
+    /// What changes of single addresses need; `None` when there was no room to grow.
+    pub amendable: Option<Amendable>,
 }
 
 /// One direction of a policy set that denies everything.
@@ -100,100 +109,134 @@ pub fn build(input: &TableInput<'_>, ids: &mut RuleIds) -> Result<BuiltTable, Ta
         .collect();
     let addresses = AddressClasses::build(&predicates.addresses, &input.state.sets, owners.keys().copied())?;
     let ports = PortClasses::build(&predicates.ports)?;
+    let compiled = compile_directions(&lowered, &addresses, &ports);
 
-    let mut writer = LineWriter::new(input.base_line, input.max_lines);
-    let root_line = writer.push_one(&Root::default());
-    let mut root = Root {
-        epoch: input.epoch,
-        ..Root::default()
+    let plan = Plan {
+        input,
+        placed: &placed,
+        owners: &owners,
+        policies: &policies,
+        set_of: &set_of,
+        lowered: &lowered,
+        addresses: &addresses,
+        ports: &ports,
+        compiled: &compiled,
     };
-    write_addresses(&mut writer, &mut root, &addresses, &owners)?;
-    root.ports = write_ports(&mut writer, &ports);
-    let (sets, mut report) = write_policies(&mut writer, &policies, &lowered, &addresses, &ports);
-    let endpoint_set_lines: Vec<[u32; 2]> = set_of.iter().map(|set| sets.lines[*set]).collect();
-    (root.endpoints, root.endpoint_count) =
-        write_endpoints(&mut writer, &placed, &endpoint_set_lines, &mut problems);
-    (root.interfaces, root.interfaces_mask) = write_interfaces(&mut writer, &placed, &mut problems);
-    writer.set(root_line, &root);
+    // What has no room to grow is written anew with each change, rather than not at all.
+    let (written, room) = match plan.write(Room::ToGrow) {
+        Err(TableError::TooLarge { .. }) => (plan.write(Room::Tight)?, Room::Tight),
+        written => (written?, Room::ToGrow),
+    };
+    problems.extend(written.problems);
 
-    if writer.count() > u64::from(input.max_lines) {
-        return Err(TableError::TooLarge {
-            lines: writer.count(),
-            max_lines: input.max_lines,
-        });
-    }
-    report.lines = as_u32(writer.count());
-    report.max_lines = input.max_lines;
+    let mut report = TableReport {
+        lines: as_u32(written.lines.len()),
+        max_lines: input.max_lines,
+        address_classes: as_u32(addresses.memberships.len() - 1),
+        port_classes: as_u32(ports.signatures.len()),
+        exact_addresses: as_u32(addresses.exact4.len() + addresses.exact6.len()),
+        prefixes: as_u32(addresses.prefixes),
+        ..TableReport::default()
+    };
+    count(&compiled, &written.sets, &mut report);
     let new_rules = ids.settle(&used);
-    let mut policy_sets = policies.describe(&sets.sizes, ids);
+    let mut policy_sets = policies.describe(&written.sets.sizes, ids);
     let mut endpoint_sets = BTreeMap::new();
     for (place, set) in placed.iter().zip(&set_of) {
         policy_sets[*set].endpoints.push(place.key.to_string());
         endpoint_sets.insert(place.key.clone(), policy_sets[*set].id);
     }
+    let amendable = (room == Room::ToGrow).then(|| {
+        Amendable::new(Built {
+            predicates: predicates.addresses.sets(),
+            class_room: class_room(addresses.memberships.len() - 1),
+            ports,
+            directions: written.sets.directions,
+            buckets: Buckets {
+                root: written.root,
+                v4: written.exact.v4,
+                v6: written.exact.v6,
+            },
+            addresses,
+        })
+    });
     Ok(BuiltTable {
-        lines: writer.into_lines(),
+        lines: written.lines,
         policy_sets,
         endpoint_sets,
         report,
-        over_budget: sets.over_budget,
+        over_budget: written.sets.over_budget,
         endpoint_problems: problems,
         new_rules,
+        endpoints: written.root.endpoints,
+        amendable,
     })
+}
+
+/// Everything that a version is laid out from.
+struct Plan<'a> {
+    input: &'a TableInput<'a>,
+    placed: &'a [Placed<'a>],
+    owners: &'a BTreeMap<IpAddr, Slot>,
+    policies: &'a Policies<'a>,
+    /// Policy set of each of `placed`.
+    set_of: &'a [usize],
+    lowered: &'a [LoweredDirection],
+    addresses: &'a AddressClasses,
+    ports: &'a PortClasses,
+    compiled: &'a CompiledDirections,
+}
+
+impl Plan<'_> {
+    fn write(&self, growth: Room) -> Result<Written, TableError> {
+        let input = self.input;
+        let mut problems = EndpointProblems::new();
+        let mut writer = LineWriter::new(input.base_line, input.max_lines);
+        let first_line = writer.push_one(&Root::default());
+        let mut root = Root {
+            epoch: input.epoch,
+            ..Root::default()
+        };
+        let exact = write_addresses(&mut writer, &mut root, self.addresses, self.owners)?;
+        root.ports = write_ports(&mut writer, self.ports);
+        let mut sets = write_policies(&mut writer, self.policies, self.lowered, self.compiled, growth);
+        for (place, set) in self.placed.iter().zip(self.set_of) {
+            for direction in self.policies.sets[*set] {
+                sets.directions[direction].slots.insert(place.slot);
+            }
+        }
+        let endpoint_set_lines: Vec<[u32; 2]> = self.set_of.iter().map(|set| sets.lines[*set]).collect();
+        (root.endpoints, root.endpoint_count) =
+            write_endpoints(&mut writer, self.placed, &endpoint_set_lines, &mut problems);
+        (root.interfaces, root.interfaces_mask) = write_interfaces(&mut writer, self.placed, &mut problems);
+        writer.set(first_line, &root);
+        if writer.count() > u64::from(input.max_lines) {
+            return Err(TableError::TooLarge {
+                lines: writer.count(),
+                max_lines: input.max_lines,
+            });
+        }
+        Ok(Written {
+            lines: writer.into_lines(),
+            root,
+            exact,
+            sets,
+            problems,
+        })
+    }
+}
+
+/// A version as it was laid out.
+struct Written {
+    lines: Vec<Line>,
+    root: Root,
+    exact: ExactTables,
+    sets: WrittenSets,
+    problems: EndpointProblems,
 }
 
 fn as_u32(number: impl TryInto<u32>) -> u32 {
     number.try_into().unwrap_or(u32::MAX)
-}
-
-/// The distinct policies of a host: directions, and pairs of them.
-#[derive(Default)]
-struct Policies<'a> {
-    directions: Vec<(Direction, &'a DirectionPolicy)>,
-    known_directions: HashMap<(Direction, &'a DirectionPolicy), usize>,
-    /// Egress and ingress, by their place in `directions`.
-    sets: Vec<[usize; 2]>,
-    known_sets: HashMap<[usize; 2], usize>,
-}
-
-impl<'a> Policies<'a> {
-    /// Returns the index of the set of an endpoint's policy.
-    fn set(&mut self, policy: &'a EffectivePolicy) -> usize {
-        let egress = self.direction(Direction::Egress, &policy.egress);
-        let ingress = self.direction(Direction::Ingress, &policy.ingress);
-        let next = self.sets.len();
-        *self.known_sets.entry([egress, ingress]).or_insert_with(|| {
-            self.sets.push([egress, ingress]);
-            next
-        })
-    }
-
-    fn direction(&mut self, direction: Direction, policy: &'a DirectionPolicy) -> usize {
-        let next = self.directions.len();
-        *self
-            .known_directions
-            .entry((direction, policy))
-            .or_insert_with(|| {
-                self.directions.push((direction, policy));
-                next
-            })
-    }
-
-    /// Describes the sets; endpoints are not filled in. `sizes` gives rows and columns by set.
-    fn describe(&self, sizes: &[[u32; 2]], ids: &RuleIds) -> Vec<PolicySetReport> {
-        let describe =
-            |index: usize| describe_direction(self.directions[index].0, self.directions[index].1, ids);
-        let sets = self.sets.iter().zip(sizes).zip(1..);
-        sets.map(|(([egress, ingress], [rows, columns]), id)| PolicySetReport {
-            id,
-            endpoints: Vec::new(),
-            egress: describe(*egress),
-            ingress: describe(*ingress),
-            rows: *rows,
-            columns: *columns,
-        })
-        .collect()
-    }
 }
 
 fn write_addresses(
@@ -201,7 +244,7 @@ fn write_addresses(
     root: &mut Root,
     classes: &AddressClasses,
     owners: &BTreeMap<IpAddr, Slot>,
-) -> Result<(), TableError> {
+) -> Result<ExactTables, TableError> {
     let slot = |address: IpAddr| owners.get(&address).copied().unwrap_or(SLOT_NONE);
     let with_slot4 = |&(address, class): &(u32, Class)| {
         let slot = slot(IpAddr::V4(address.into()));
@@ -221,7 +264,7 @@ fn write_addresses(
     root.seed = [as_u32(exact.seed & 0xffff_ffff), as_u32(exact.seed >> 32)];
     root.prefixes4 = write_tree4(writer, &classes.intervals4)?;
     root.prefixes6 = write_tree6(writer, &classes.intervals6)?;
-    Ok(())
+    Ok(exact)
 }
 
 fn write_ports(writer: &mut LineWriter, classes: &PortClasses) -> u32 {
@@ -246,91 +289,6 @@ fn spread(runs: &Runs) -> Vec<u16> {
         classes.resize(end, *class);
     }
     classes
-}
-
-/// Where the policy sets are.
-struct WrittenSets {
-    /// Egress and ingress line by set.
-    lines: Vec<[u32; 2]>,
-    /// Rows and columns by set, the larger of both directions.
-    sizes: Vec<[u32; 2]>,
-    over_budget: Vec<OverBudgetSet>,
-}
-
-fn write_policies(
-    writer: &mut LineWriter,
-    policies: &Policies<'_>,
-    lowered: &[LoweredDirection],
-    addresses: &AddressClasses,
-    ports: &PortClasses,
-) -> (WrittenSets, TableReport) {
-    let mut report = TableReport {
-        address_classes: as_u32(addresses.memberships.len() - 1),
-        port_classes: as_u32(ports.signatures.len()),
-        exact_addresses: as_u32(addresses.exact4.len() + addresses.exact6.len()),
-        prefixes: as_u32(addresses.prefixes),
-        ..TableReport::default()
-    };
-    let mut directions: Vec<(PolicySet, Option<OverBudget>)> = Vec::new();
-    for lowered in lowered {
-        let (table, why) = match compile_direction(lowered, addresses, ports) {
-            Ok(table) => (table, None),
-            Err(why) => (DirectionTable::denying(), Some(why)),
-        };
-        report.cells += table.cells.len() as u64;
-        directions.push((write_direction(writer, &table), why));
-    }
-    let mut sets = WrittenSets {
-        lines: Vec::new(),
-        sizes: Vec::new(),
-        over_budget: Vec::new(),
-    };
-    for (pair, id) in policies.sets.iter().zip(1_u32..) {
-        let written = pair.map(|index| directions[index].0);
-        sets.lines
-            .push(written.map(|set| writer.push_one(&PolicySet { id, ..set })));
-        let most = |size: fn(&PolicySet) -> u32| written.iter().map(size).max().unwrap_or(0);
-        sets.sizes.push([
-            most(|set| set.local_rows * set.remote_rows),
-            most(|set| set.columns * set.source_columns),
-        ]);
-        for index in pair {
-            let direction = policies.directions[*index].0;
-            sets.over_budget
-                .extend(directions[*index].1.map(|why| OverBudgetSet {
-                    policy_set: id,
-                    direction,
-                    why,
-                }));
-        }
-    }
-    let over_budget: HashSet<u32> = sets.over_budget.iter().map(|over| over.policy_set).collect();
-    report.over_budget = as_u32(over_budget.len());
-    (sets, report)
-}
-
-fn write_direction(writer: &mut LineWriter, table: &DirectionTable) -> PolicySet {
-    let mut remap = |axis: &Axis| {
-        if axis.remap.is_empty() {
-            0
-        } else {
-            writer.halves(&axis.remap)
-        }
-    };
-    let mut set = PolicySet {
-        remote_remap: remap(&table.remote),
-        local_remap: remap(&table.local),
-        port_remap: remap(&table.columns),
-        source_remap: remap(&table.sources),
-        local_rows: table.local.size,
-        remote_rows: table.remote.size,
-        columns: table.columns.size,
-        source_columns: table.sources.size,
-        ..PolicySet::default()
-    };
-    let cells: Vec<u32> = table.cells.iter().map(|cell| cell.0).collect();
-    set.cells = writer.words(&cells);
-    set
 }
 
 /// The lines of a version where they stand in the whole table.

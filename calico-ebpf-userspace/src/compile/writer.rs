@@ -74,6 +74,18 @@ impl LineWriter {
         self.array(&lines)
     }
 
+    /// Appends an array of 16-bit numbers that will be written to.
+    pub(super) fn own_halves(&mut self, values: &[u16]) -> u32 {
+        let lines: Vec<Line> = values.chunks(HALVES as usize).map(half_line).collect();
+        self.push(&lines)
+    }
+
+    /// Appends an array of 32-bit numbers that will be written to.
+    pub(super) fn own_words(&mut self, values: &[u32]) -> u32 {
+        let lines: Vec<Line> = values.chunks(WORDS as usize).map(word_line).collect();
+        self.push(&lines)
+    }
+
     fn array(&mut self, lines: &[Line]) -> u32 {
         let mut hasher = DefaultHasher::new();
         for line in lines {

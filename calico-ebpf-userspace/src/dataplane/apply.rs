@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use calico_ebpf_common::endpoint::Slot;
 use calico_ebpf_common::maps::PROGRAM_READ_CLOCK;
 
 use super::assignments::Assignments;
@@ -83,7 +84,7 @@ pub struct Dataplane {
     pub(super) names: WorkloadNames,
     pub(super) netlink: rtnetlink::Handle,
     programs: Programs,
-    policy: PolicyMap,
+    pub(super) policy: PolicyMap,
     links: Links,
     /// Until the first version of this run's table is in force, links of an earlier run keep their programs.
     old_links: OldLinks,
@@ -103,6 +104,10 @@ pub struct Dataplane {
     policy_fails_since: Option<Instant>,
     /// How often ours had to be moved back to the head of a tap's chain.
     pub moved_to_head: u64,
+    /// Endpoints whose flows are judged again once more, when every packet that was on its way has gone.
+    pub(super) unsettled: BTreeSet<Slot>,
+    /// How often the version in force was amended instead of being replaced.
+    pub amendments: u64,
     /// How long it took to compile the last version of the table and to put it in force.
     pub apply_milliseconds: u64,
     ticks_per_second: u64,
@@ -146,6 +151,8 @@ impl Dataplane {
             trouble: BTreeMap::new(),
             policy_fails_since: None,
             moved_to_head: 0,
+            unsettled: BTreeSet::new(),
+            amendments: 0,
             apply_milliseconds: 0,
             ticks_per_second: ticks_per_second()?,
         })
@@ -161,6 +168,9 @@ impl Dataplane {
         parts: &BTreeSet<Part>,
     ) -> anyhow::Result<Outcome> {
         let mut outcome = Outcome::default();
+        if parts.is_empty() && self.programs.are_pinned() && self.follows(desired) {
+            return Ok(outcome);
+        }
         self.trouble.clear();
         self.read_back(parts).await?;
         if parts.contains(&Part::Interfaces) || parts.contains(&Part::Links) {
@@ -300,18 +310,24 @@ impl Dataplane {
         }
     }
 
+    /// Makes the version in force follow, and returns whether it does now.
+    fn follows(&mut self, desired: &Arc<EffectiveState>) -> bool {
+        let host = self.host_facts(desired);
+        let unchanged = self.in_force.as_ref().is_some_and(|in_force| {
+            in_force.host == host && (Arc::ptr_eq(&in_force.state, desired) || in_force.state == *desired)
+        });
+        unchanged || self.amend_version(desired, &host)
+    }
+
     fn put_table_in_force(
         &mut self,
         desired: &Arc<EffectiveState>,
         outcome: &mut Outcome,
     ) -> anyhow::Result<()> {
-        let host = self.host_facts(desired);
-        let unchanged = self.in_force.as_ref().is_some_and(|in_force| {
-            in_force.host == host && (Arc::ptr_eq(&in_force.state, desired) || in_force.state == *desired)
-        });
-        if unchanged {
+        if self.follows(desired) {
             return Ok(());
         }
+        let host = self.host_facts(desired);
         match self.write_version(desired, host) {
             Ok(()) => self.policy_fails_since = None,
             Err(error) => {
@@ -357,7 +373,7 @@ impl Dataplane {
             .context("cannot zero rule counters")?;
         // Remembered first: a number must not be given twice, whatever happens next.
         let state = &mut self.state.state;
-        state.generation = assignments.last_generation;
+        state.generation = state.generation.max(assignments.last_generation);
         state.epoch = epoch;
         state.slots = assignments
             .slots

@@ -93,6 +93,26 @@ impl Assignments {
     }
 }
 
+impl Assignments {
+    /// Returns the endpoints that have these slots.
+    pub fn owners(&self, slots: &BTreeSet<u16>) -> Vec<(ResourceKey, u16)> {
+        let owners = self.slots.iter().filter(|(_, slot)| slots.contains(slot));
+        owners.map(|(key, slot)| (key.clone(), *slot)).collect()
+    }
+
+    /// Gives endpoints a new generation; returns it.
+    ///
+    /// # Errors
+    /// When no number is left.
+    pub fn renew(&mut self, keys: impl IntoIterator<Item = ResourceKey>) -> Result<u32, GenerationsUsedUp> {
+        let generation = self.last_generation.checked_add(1).ok_or(GenerationsUsedUp)?;
+        self.last_generation = generation;
+        self.generations
+            .extend(keys.into_iter().map(|key| (key, generation)));
+        Ok(generation)
+    }
+}
+
 fn is_slot(slot: u16) -> bool {
     (1..=MAX_ENDPOINTS).contains(&u32::from(slot))
 }

@@ -5,10 +5,11 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
 use bytemuck::Pod;
+use calico_ebpf_common::line::{HALVES, Line, WORDS};
 
 /// An array map (`BPF_F_MMAPABLE`) mapped into this process, read and written element by element.
 ///
@@ -135,6 +136,46 @@ impl MappedArray<u64> {
         self.check_range(index, 1)?;
         // SAFETY: as in `store_release`.
         Ok(unsafe { AtomicU64::from_ptr(self.memory.add(index).as_ptr()) }.load(Ordering::Acquire))
+    }
+}
+
+impl MappedArray<Line> {
+    /// Stores the 16-bit number at `index` of a line after every write before it is visible.
+    ///
+    /// # Errors
+    /// `ERANGE` beyond the end.
+    pub fn store_half_release(&self, line: usize, index: u32, value: u16) -> io::Result<()> {
+        self.check_range(line, 1)?;
+        check_index(index, HALVES)?;
+        // SAFETY: inside the line, which is inside the mapping and aligned; other accesses are the kernel's loads.
+        unsafe {
+            let number = self.memory.add(line).as_ptr().cast::<u16>().add(index as usize);
+            AtomicU16::from_ptr(number).store(value, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// As [`Self::store_half_release`], of 32 bits.
+    ///
+    /// # Errors
+    /// `ERANGE` beyond the end.
+    pub fn store_word_release(&self, line: usize, index: u32, value: u32) -> io::Result<()> {
+        self.check_range(line, 1)?;
+        check_index(index, WORDS)?;
+        // SAFETY: as in `store_half_release`.
+        unsafe {
+            let number = self.memory.add(line).as_ptr().cast::<u32>().add(index as usize);
+            AtomicU32::from_ptr(number).store(value, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+fn check_index(index: u32, count: u32) -> io::Result<()> {
+    if index < count {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ERANGE))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The kernel: maps, links, routes, sysctls.
 
+mod amend;
 pub mod apply;
 pub mod assignments;
 mod bpf_probe;

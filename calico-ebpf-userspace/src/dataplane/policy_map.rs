@@ -2,7 +2,8 @@
 //!
 //! A packet reads the number once and uses that version to the end, so a version is written where no packet looks,
 //! then the number is switched. The half that was left may be overwritten when every packet that could have read
-//! the old number has gone: after an RCU grace period.
+//! the old number has gone: after an RCU grace period. Single numbers of the version in force are overwritten where
+//! `compile::amend` says that a packet finds everything either before or after.
 
 use std::io;
 
@@ -10,6 +11,7 @@ use aya::maps::MapData;
 use calico_ebpf_common::line::Line;
 
 use super::bpf_syscall::{MappedArray, wait_for_grace_period};
+use crate::compile::amend::{Number, Write};
 
 /// The first half begins here: line 0 means "none", and a page boundary keeps the halves apart.
 const FIRST_LINE: u32 = 64;
@@ -83,6 +85,22 @@ impl PolicyMap {
             .map_err(PolicyMapError::Write)?;
         self.current = Some(self.next_half());
         wait_for_grace_period();
+        Ok(())
+    }
+
+    /// Overwrites numbers of the version in force, one after the other: whoever sees one sees all before it.
+    ///
+    /// # Errors
+    /// When a number lies outside of the table; those before it are written.
+    pub fn overwrite<'a>(&self, writes: impl IntoIterator<Item = &'a Write>) -> Result<(), PolicyMapError> {
+        for write in writes {
+            let line = write.line as usize;
+            let written = match write.value {
+                Number::Half(value) => self.lines.store_half_release(line, write.index, value),
+                Number::Word(value) => self.lines.store_word_release(line, write.index, value),
+            };
+            written.map_err(PolicyMapError::Write)?;
+        }
         Ok(())
     }
 

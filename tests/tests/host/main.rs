@@ -1,6 +1,7 @@
 //! The host ring: guests with real network stacks behind real taps, and the real agent. Needs root.
 //! Every test has a host of its own in namespaces, so that nothing of it can be left behind.
 
+mod amendments;
 mod bird;
 mod cleanup;
 mod etcd_fixture;

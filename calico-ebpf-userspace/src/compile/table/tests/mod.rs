@@ -14,8 +14,8 @@ use super::super::input::{HostFacts, HostInterface};
 use super::super::reference::{Judgement, judge_packet};
 use super::*;
 use crate::calc::effective::{
-    EffectiveEndpoint, EffectiveEntity, EffectivePolicyRules, EffectivePort, EffectiveRule, EffectiveState,
-    EffectiveTier, SetId,
+    DirectionPolicy, EffectiveEndpoint, EffectiveEntity, EffectivePolicy, EffectivePolicyRules,
+    EffectivePort, EffectiveRule, EffectiveState, EffectiveTier, SetId,
 };
 use crate::model::name::Kind;
 use crate::model::resource::{IpNat, MacAddress};
@@ -263,7 +263,12 @@ fn a_direction_that_tells_too_much_apart_denies_everything_and_is_named() {
 fn a_table_without_room_is_refused_and_numbers_are_kept() {
     let case = case(&mut Random::new(3));
     let mut ids = RuleIds::new();
-    let whole = build(&case.input(0), &mut ids).unwrap();
+    let roomy = build(&case.input(0), &mut ids).unwrap();
+    let without_room_to_grow = TableInput {
+        max_lines: roomy.report.lines - 1,
+        ..case.input(0)
+    };
+    let whole = build(&without_room_to_grow, &mut ids).unwrap();
     let before: BTreeMap<RuleKey, u32> = ids.iter().map(|(key, number)| (key.clone(), number)).collect();
     let input = TableInput {
         max_lines: whole.report.lines - 1,
