@@ -166,6 +166,13 @@ impl RowKeys {
         self.predicates.iter()
     }
 
+    /// Returns whether no class can come that has no row yet.
+    pub(super) fn tell_only_families_apart(&self) -> bool {
+        self.predicates
+            .iter()
+            .all(|predicate| *predicate <= AddressPredicates::V6)
+    }
+
     /// Returns the row of a class.
     pub(super) fn row(&self, class: &[u32]) -> Option<u16> {
         self.rows.get(&self.seen(class)).copied()

@@ -135,7 +135,7 @@ pub fn generation(endpoints: u32, slot: Slot, generation: u32) -> Write {
 
 /// Returns how many classes the remaps of a version have room for.
 pub(super) fn class_room(classes: usize) -> usize {
-    (classes + classes / 4 + 256).min(usize::from(Class::MAX))
+    (classes + classes / 8 + 256).min(usize::from(Class::MAX))
 }
 
 impl Amendable {

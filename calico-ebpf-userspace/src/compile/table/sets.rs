@@ -12,6 +12,7 @@ use crate::compile::classes::AddressClasses;
 use crate::compile::describe::describe_direction;
 use crate::compile::lower::LoweredDirection;
 use crate::compile::ports::PortClasses;
+use crate::compile::projection::RowKeys;
 use crate::compile::reference::Direction;
 use crate::compile::rule_ids::RuleIds;
 use crate::compile::writer::LineWriter;
@@ -159,20 +160,25 @@ fn write_direction(
     let used_rows = table.remote.size;
     let remote_rows = match room {
         // A single row has no remap that could lead to another.
-        Room::ToGrow if used_rows > 1 => used_rows + used_rows / 8 + 8,
+        Room::ToGrow if used_rows > 1 => used_rows + used_rows / 16 + 4,
         Room::ToGrow | Room::Tight => used_rows,
     };
-    let mut of_addresses = |axis: &Axis| match (room, axis.remap.len()) {
+    let mut of_addresses = |axis: &Axis, keys: &RowKeys| match (room, axis.remap.len()) {
         (_, 0) => 0,
         (Room::Tight, _) => writer.halves(&axis.remap),
-        // Equal arrays may come to differ: each direction has its own.
         (Room::ToGrow, classes) => {
             let mut remap = axis.remap.clone();
             remap.resize(class_room(classes - 1) + 1, 0);
-            writer.own_halves(&remap)
+            if keys.tell_only_families_apart() {
+                writer.halves(&remap)
+            } else {
+                // Equal arrays may come to differ: each direction has its own.
+                writer.own_halves(&remap)
+            }
         }
     };
-    let (remote_remap, local_remap) = (of_addresses(&table.remote), of_addresses(&table.local));
+    let remote_remap = of_addresses(&table.remote, &table.remote_keys);
+    let local_remap = of_addresses(&table.local, &table.local_keys);
     let mut of_ports = |axis: &Axis| {
         if axis.remap.is_empty() {
             0
