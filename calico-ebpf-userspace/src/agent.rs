@@ -26,7 +26,8 @@ use crate::dataplane::flows::{FlowSweeper, Swept};
 use crate::dataplane::netlink::{self, KernelChange, KernelChanges};
 use crate::dataplane::pins::{HostLock, Pins};
 use crate::datastore::feed::{Feed, Update};
-use crate::datastore::file;
+use crate::datastore::{etcd, file};
+use crate::etcd::Etcd;
 use crate::model::name::Kind;
 use crate::model::resource::{Resource, Snapshot, apply_changes};
 use reporting::Reporter;
@@ -50,7 +51,7 @@ pub async fn run(mut layers: Layers, stop: CancellationToken) -> anyhow::Result<
     let _lock = HostLock::take(&config.run_dir)?;
     let mut feed = match config.datastore_type {
         DatastoreType::File => file::watch_directory(config.datastore_dir.clone(), stop.clone()),
-        DatastoreType::Etcdv3 => bail!("DatastoreType etcdv3 is not supported yet, use `file`"),
+        DatastoreType::Etcdv3 => etcd::watch(&Etcd::new(&config), stop.clone()),
     };
     let mut reporter = Reporter::new(&config);
     let Some(mut snapshot) = first_snapshot(&mut feed, &mut reporter, &stop).await? else {

@@ -10,6 +10,7 @@ pub mod compile;
 pub mod config;
 pub mod dataplane;
 pub mod datastore;
+pub mod etcd;
 pub mod metrics;
 pub mod model;
 pub mod observe;

@@ -44,11 +44,17 @@ pub struct DatastoreReport {
     pub kind: String,
     /// Directory or endpoints.
     pub location: String,
+    /// The member of etcd that answers; empty when there is none.
+    #[serde(default)]
+    pub endpoint: String,
     /// `wait-for-ready`, `resync`, `in-sync`, `unreachable`.
     pub state: String,
     /// Why the state is what it is; empty when all is well.
     #[serde(default)]
     pub reason: String,
+    /// Seconds since the epoch at which it ceased to be in sync; `None` while it is.
+    #[serde(default)]
+    pub out_of_sync_since: Option<u64>,
     /// etcd revision, or number of reads of the directory.
     pub revision: u64,
     pub objects: u64,

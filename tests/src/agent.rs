@@ -32,7 +32,8 @@ pub struct Launcher {
     log: PathBuf,
     run_dir: PathBuf,
     hostname: String,
-    manifests: PathBuf,
+    /// Arguments that say where the objects come from.
+    datastore: Vec<OsString>,
     environment: Vec<(String, OsString)>,
 }
 
@@ -54,9 +55,23 @@ impl Launcher {
             log: host.directory().join("agent.log"),
             run_dir: host.run_dir(),
             hostname: HOSTNAME.to_owned(),
-            manifests: manifests.directory().to_owned(),
+            datastore: vec![
+                "--datastore-type".into(),
+                "file".into(),
+                "--datastore-dir".into(),
+                manifests.directory().into(),
+            ],
             environment,
         }
+    }
+
+    /// Reads etcd instead; `endpoints` are separated by commas.
+    #[must_use]
+    pub fn with_etcd(mut self, endpoints: &str) -> Self {
+        self.datastore = ["--datastore-type", "etcdv3", "--etcd-endpoints", endpoints]
+            .map(OsString::from)
+            .into();
+        self
     }
 
     /// Sets a Felix parameter.
@@ -83,15 +98,8 @@ impl Launcher {
             .expect("the agent's log");
         let child = self
             .command()
-            .args([
-                "run",
-                "--datastore-type",
-                "file",
-                "--hostname",
-                &self.hostname,
-                "--datastore-dir",
-            ])
-            .arg(&self.manifests)
+            .args(["run", "--hostname", &self.hostname])
+            .args(&self.datastore)
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a second descriptor"))
             .stderr(file)

@@ -11,7 +11,7 @@ use crate::calc::effective::EffectiveState;
 use crate::config::values::{Config, DatastoreType};
 use crate::dataplane::apply::Dataplane;
 use crate::dataplane::state_file::write_by_rename;
-use crate::datastore::feed::Update;
+use crate::datastore::feed::{State, Update};
 use crate::report::{AgentReport, DatastoreReport, REPORT_FILE};
 
 /// The report and where it goes.
@@ -59,10 +59,18 @@ impl Reporter {
 
     /// Tells the state of the datastore, which has so many valid objects.
     pub(super) fn tell_datastore(&mut self, update: &Update, objects: usize) {
-        let DatastoreReport { kind, location, .. } = self.report.datastore.clone();
+        let DatastoreReport {
+            kind,
+            location,
+            out_of_sync_since,
+            ..
+        } = self.report.datastore.clone();
+        let is_in_sync = update.status.state == State::InSync;
         self.report.datastore = DatastoreReport {
             kind,
             location,
+            endpoint: update.status.endpoint.clone(),
+            out_of_sync_since: (!is_in_sync).then(|| out_of_sync_since.unwrap_or_else(now)),
             state: update.status.state.name().to_owned(),
             reason: update.status.reason.clone(),
             revision: update.status.revision,

@@ -239,6 +239,7 @@ mod tests {
                 reason: String::new(),
                 revision: 3,
                 objects: 12,
+                ..DatastoreReport::default()
             },
             epoch: 7,
             endpoints: vec![endpoint],

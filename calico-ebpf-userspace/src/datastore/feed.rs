@@ -19,6 +19,8 @@ pub struct Status {
     pub revision: u64,
     /// Why the state is what it is, for people; empty when all is well.
     pub reason: String,
+    /// The member of etcd that answers; empty when there is none.
+    pub endpoint: String,
 }
 
 impl Default for Status {
@@ -28,6 +30,7 @@ impl Default for Status {
             state: State::Resync,
             revision: 0,
             reason: String::new(),
+            endpoint: String::new(),
         }
     }
 }
@@ -197,7 +200,7 @@ mod tests {
             in_sync: true,
             state: State::InSync,
             revision,
-            reason: String::new(),
+            ..Status::default()
         }
     }
 

@@ -4,7 +4,9 @@
 mod amendments;
 mod bird;
 mod cleanup;
+mod datastores;
 mod etcd_fixture;
+mod etcd_following;
 mod expect;
 mod fixtures;
 mod frames;

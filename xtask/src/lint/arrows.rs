@@ -48,8 +48,13 @@ const MODULES: &[Module] = &[
         purity: Purity::Effects,
     },
     Module {
+        name: "etcd",
+        may_name: &["config"],
+        purity: Purity::Effects,
+    },
+    Module {
         name: "datastore",
-        may_name: &["model"],
+        may_name: &["etcd", "model"],
         purity: Purity::Effects,
     },
     Module {
@@ -88,6 +93,7 @@ const MODULES: &[Module] = &[
             "config",
             "dataplane",
             "datastore",
+            "etcd",
             "metrics",
             "model",
             "report",

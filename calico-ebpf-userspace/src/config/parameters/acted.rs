@@ -4,7 +4,6 @@ use super::{Kind, Parameter, acted};
 use crate::config::values::{DatastoreType, EndpointToHostAction};
 
 const NO_REPORTING: &str = "status is written back with the etcdv3 datastore";
-const NO_ETCD: &str = "used by the etcdv3 datastore";
 const NO_METADATA: &str = "metadata is not translated yet";
 const NO_MIGRATION: &str = "live migrations are not followed yet";
 
@@ -19,14 +18,14 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     acted("FelixHostname", Kind::Hostname(|c, v| c.felix_hostname = v), "", "Name of this host in the datastore; must equal Nova's `host`, case and domain included. The system's host name when not set.").local().fatal(),
     acted("DatastoreType", Kind::Choice(&["file", "etcdv3"], |c, v| c.datastore_type = datastore_type(v)), "etcdv3", "Where the objects come from: a directory of manifests, or Calico's keys in etcd.").local().fatal(),
     acted("DatastoreDir", Kind::Path(|c, v| c.datastore_dir = v.unwrap_or_default()), "/etc/calico/manifests", "Directory of manifests of the `file` datastore.").local(),
-    acted("EtcdEndpoints", Kind::Endpoints(|c, v| if !v.is_empty() { c.etcd_endpoints = v }), "", "Addresses of etcd; made of `EtcdScheme` and `EtcdAddr` when empty.").local().fatal().not_yet(NO_ETCD),
-    acted("EtcdAddr", Kind::Text(|_, _| {}), "127.0.0.1:2379", "Host and port of etcd, when `EtcdEndpoints` is empty.").local().not_yet(NO_ETCD),
-    acted("EtcdScheme", Kind::Choice(&["http", "https"], |_, _| {}), "http", "Scheme of `EtcdAddr`.").local().not_yet(NO_ETCD),
-    acted("EtcdCaFile", Kind::Path(|c, v| c.etcd_ca_file = v), "", "Certificates that etcd's is checked against.").local().not_yet(NO_ETCD),
-    acted("EtcdCertFile", Kind::Path(|c, v| c.etcd_cert_file = v), "", "Our certificate for etcd.").local().not_yet(NO_ETCD),
-    acted("EtcdKeyFile", Kind::Path(|c, v| c.etcd_key_file = v), "", "Key of our certificate.").local().not_yet(NO_ETCD),
-    acted("EtcdUsername", Kind::Text(|c, v| c.etcd_username = v.map(str::to_owned)), "", "User name for etcd.").local().not_yet(NO_ETCD),
-    acted("EtcdPassword", Kind::Text(|c, v| c.etcd_password = v.map(str::to_owned)), "", "Password for etcd; never shown.").local().secret().not_yet(NO_ETCD),
+    acted("EtcdEndpoints", Kind::Endpoints(|c, v| if !v.is_empty() { c.etcd_endpoints = v }), "", "Addresses of etcd; made of `EtcdScheme` and `EtcdAddr` when empty.").local().fatal(),
+    acted("EtcdAddr", Kind::Text(|_, _| {}), "127.0.0.1:2379", "Host and port of etcd, when `EtcdEndpoints` is empty.").local(),
+    acted("EtcdScheme", Kind::Choice(&["http", "https"], |_, _| {}), "http", "Scheme of `EtcdAddr`.").local(),
+    acted("EtcdCaFile", Kind::Path(|c, v| c.etcd_ca_file = v), "", "Authorities that etcd's certificate is checked against; the system's (`/etc/ssl/certs/ca-certificates.crt`) when not set.").local(),
+    acted("EtcdCertFile", Kind::Path(|c, v| c.etcd_cert_file = v), "", "Our certificate for etcd.").local(),
+    acted("EtcdKeyFile", Kind::Path(|c, v| c.etcd_key_file = v), "", "Key of our certificate.").local(),
+    acted("EtcdUsername", Kind::Text(|c, v| c.etcd_username = v.map(str::to_owned)), "", "User name for etcd.").local(),
+    acted("EtcdPassword", Kind::Text(|c, v| c.etcd_password = v.map(str::to_owned)), "", "Password for etcd; never shown.").local().secret(),
     acted("OpenstackRegion", Kind::Region(|c, v| c.openstack_region = v), "", "Region of a cloud with several; part of the status keys.").fatal().not_yet(NO_REPORTING),
     acted("RunDir", Kind::Path(|c, v| c.run_dir = v.unwrap_or_default()), "/run/calico-ebpf", "Directory of the state that outlives the agent but not the host: report and lock.").local(),
     // Interfaces and endpoints

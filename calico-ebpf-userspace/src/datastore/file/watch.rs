@@ -91,6 +91,7 @@ fn publish(sender: &FeedSender, sent: &mut Arc<Snapshot>, view: View) {
                 .map_or_else(String::new, ToString::to_string),
             State::InSync | State::Resync | State::WaitForReady => String::new(),
         },
+        endpoint: String::new(),
     };
     sender.send(changes_between(sent, &view.snapshot), view.problems, status);
     *sent = view.snapshot;
