@@ -6,9 +6,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::effective::{SetId, SetMembers};
+use super::endpoints::{Member, inherited, member_of};
+use super::rules::{SetSource, port_set_id, set_id};
 use crate::model::labels::Labels;
 use crate::model::name::ResourceKey;
-use crate::model::resource::{NamedPort, Profile, Resource, Snapshot, WorkloadEndpoint};
+use crate::model::resource::{NamedPort, Profile, Snapshot};
 use crate::model::rule::Protocol;
 use crate::model::selector::{Expression, Selector};
 
@@ -22,7 +24,7 @@ pub(super) struct Population<'a> {
     ids: HashMap<Arc<Labels>, GroupId>,
     /// Groups that have a label, ascending.
     by_label: HashMap<String, Vec<GroupId>>,
-    /// Group of each workload endpoint.
+    /// Group of each member.
     group_of: HashMap<&'a ResourceKey, GroupId>,
 }
 
@@ -39,33 +41,11 @@ impl<'a> Population<'a> {
     pub(super) fn new(snapshot: &'a Snapshot, profiles: &HashMap<&str, &Profile>) -> Self {
         let mut population = Self::default();
         for (key, resource) in snapshot {
-            match &**resource {
-                Resource::WorkloadEndpoint(endpoint) if is_complete(endpoint) => {
-                    let group = population.group(inherited(&endpoint.labels, &endpoint.profiles, profiles));
-                    population.add(group, endpoint.ip_networks.iter().copied(), &endpoint.ports);
-                    population.group_of.insert(key, group);
-                }
-                Resource::HostEndpoint(endpoint) => {
-                    let group = population.group(inherited(&endpoint.labels, &endpoint.profiles, profiles));
-                    population.add(
-                        group,
-                        endpoint.expected_ips.iter().map(|ip| IpNet::from(*ip)),
-                        &endpoint.ports,
-                    );
-                }
-                Resource::NetworkSet(set) => {
-                    let group = population.group(inherited(&set.labels, &set.profiles, profiles));
-                    population.add(group, set.nets.iter().copied(), &[]);
-                }
-                Resource::WorkloadEndpoint(_)
-                | Resource::Policy(_)
-                | Resource::Tier(_)
-                | Resource::Profile(_)
-                | Resource::IpPool(_)
-                | Resource::Node(_)
-                | Resource::LiveMigration(_)
-                | Resource::FelixConfiguration(_)
-                | Resource::ClusterInformation(_) => {}
+            if let Some(member) = member_of(resource) {
+                let labels = inherited(member.labels, member.profiles, |name| profiles.get(name).copied());
+                let group = population.group(labels.into_owned());
+                population.add(group, &member);
+                population.group_of.insert(key, group);
             }
         }
         population
@@ -82,18 +62,14 @@ impl<'a> Population<'a> {
     }
 
     /// Returns all addresses that the selector selects.
-    pub(super) fn select(&self, selector: &Selector) -> SetMembers {
+    fn select(&self, selector: &Selector) -> SetMembers {
         let mut members = BTreeSet::new();
         self.for_each_selected(selector, |group| members.extend(group.nets.iter().copied()));
         Arc::new(members)
     }
 
     /// Returns the addresses that have the named port, of all that the selector selects, by protocol and port.
-    pub(super) fn select_port(
-        &self,
-        selector: &Selector,
-        name: &str,
-    ) -> BTreeMap<(Protocol, u16), BTreeSet<IpNet>> {
+    fn select_port(&self, selector: &Selector, name: &str) -> BTreeMap<(Protocol, u16), BTreeSet<IpNet>> {
         let mut members: BTreeMap<(Protocol, u16), BTreeSet<IpNet>> = BTreeMap::new();
         self.for_each_selected(selector, |group| {
             for (port, nets) in group.ports.iter().filter(|(port, _)| port.name == name) {
@@ -124,12 +100,13 @@ impl<'a> Population<'a> {
         id
     }
 
-    fn add(&mut self, group: GroupId, nets: impl Iterator<Item = IpNet>, ports: &'a [NamedPort]) {
+    fn add(&mut self, group: GroupId, member: &Member<'a>) {
         let group = &mut self.groups[group];
-        let nets: Vec<IpNet> = nets.map(|net| net.trunc()).collect();
-        group.nets.extend(nets.iter().copied());
-        for port in ports {
-            group.ports.entry(port).or_default().extend(nets.iter().copied());
+        group.nets.extend(member.nets.iter().copied());
+        // A port of something without addresses is nowhere.
+        for port in member.ports.iter().filter(|_| !member.nets.is_empty()) {
+            let nets = group.ports.entry(port).or_default();
+            nets.extend(member.nets.iter().copied());
         }
     }
 
@@ -151,11 +128,6 @@ impl<'a> Population<'a> {
     }
 }
 
-/// Returns whether Felix would take the endpoint at all: with an interface and an address.
-pub(super) fn is_complete(endpoint: &WorkloadEndpoint) -> bool {
-    !endpoint.interface_name.is_empty() && !endpoint.ip_networks.is_empty()
-}
-
 /// Returns a label without which nothing is selected, if there is one in plain sight.
 fn required_label(expression: &Expression) -> Option<&str> {
     match expression {
@@ -175,17 +147,6 @@ fn required_label(expression: &Expression) -> Option<&str> {
     }
 }
 
-/// Returns own labels, then those of each profile in order that are not there yet.
-fn inherited(own: &Labels, profiles: &[String], known: &HashMap<&str, &Profile>) -> Labels {
-    let mut labels = own.clone();
-    for profile in profiles.iter().filter_map(|name| known.get(name.as_str())) {
-        for (label, value) in &profile.labels_to_apply {
-            labels.entry(label.clone()).or_insert_with(|| value.clone());
-        }
-    }
-    labels
-}
-
 /// The sets in use, each made once.
 pub(super) struct Sets<'a> {
     population: &'a Population<'a>,
@@ -200,26 +161,30 @@ impl<'a> Sets<'a> {
             sets: BTreeMap::new(),
         }
     }
+}
 
-    /// Returns the set of what the selector selects.
-    pub(super) fn selected(&mut self, selector: &Selector) -> SetId {
-        let id = SetId(Arc::from(selector.to_string()));
+impl SetSource for Sets<'_> {
+    fn selected(&mut self, selector: &Selector) -> SetId {
+        let id = set_id(selector);
         self.sets
             .entry(id.clone())
             .or_insert_with(|| self.population.select(selector));
         id
     }
 
-    /// Returns the sets of what the selector selects and has the named port, with protocol and port.
-    pub(super) fn with_port(&mut self, selector: &Selector, name: &str) -> Vec<(SetId, Protocol, u16)> {
+    fn with_port(
+        &mut self,
+        selector: &Selector,
+        name: &str,
+        wanted: Option<Protocol>,
+    ) -> Vec<(SetId, Protocol, u16)> {
         let mut found = Vec::new();
         for ((protocol, port), members) in self.population.select_port(selector, name) {
-            let id = SetId(Arc::from(format!(
-                "port {name} {}/{port} of {selector}",
-                protocol.0
-            )));
-            self.sets.insert(id.clone(), Arc::new(members));
-            found.push((id, protocol, port));
+            if wanted.is_none_or(|wanted| wanted == protocol) {
+                let id = port_set_id(selector, name, protocol, port);
+                self.sets.insert(id.clone(), Arc::new(members));
+                found.push((id, protocol, port));
+            }
         }
         found
     }

@@ -3,6 +3,7 @@
 //! **Invariant:** nothing here knows that eBPF exists. Output depends on the current state only, not on history.
 
 pub mod effective;
+mod endpoints;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod members;

@@ -13,6 +13,43 @@ pub(super) struct OrderedTier<'a> {
     pub(super) policies: Vec<(&'a ResourceKey, &'a Policy)>,
 }
 
+/// Where a tier stands among tiers: those that exist by order, then by name; behind them those that only policies name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TierPlace {
+    is_missing: bool,
+    order: Order,
+    name: String,
+}
+
+impl TierPlace {
+    /// Returns the place of a tier; `None`: nobody made it.
+    pub(super) fn new(name: &str, tier: Option<&Tier>) -> Self {
+        Self {
+            is_missing: tier.is_none(),
+            order: Order(tier.and_then(|tier| tier.order)),
+            name: name.to_owned(),
+        }
+    }
+}
+
+/// Where a policy stands in its tier: by order, then by name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PolicyPlace {
+    order: Order,
+    /// `name/namespace/kind`.
+    tie: String,
+}
+
+impl PolicyPlace {
+    /// Returns the place of a policy.
+    pub(super) fn new(key: &ResourceKey, policy: &Policy) -> Self {
+        Self {
+            order: Order(policy.order),
+            tie: format!("{}/{}/{}", key.name, key.namespace, key.kind.as_str()),
+        }
+    }
+}
+
 /// Returns the tiers in order, each with its policies for workloads in order; tiers without any are left out.
 pub(super) fn ordered_tiers(snapshot: &Snapshot) -> Vec<OrderedTier<'_>> {
     let mut known: BTreeMap<&str, &Tier> = BTreeMap::new();
@@ -31,14 +68,9 @@ pub(super) fn ordered_tiers(snapshot: &Snapshot) -> Vec<OrderedTier<'_>> {
         .into_iter()
         .map(|(name, list)| (name, known.get(name).copied(), list))
         .collect();
-    tiers.sort_by(|a, b| {
-        // A tier that policies name but nobody made comes after all that exist.
-        let missing = a.1.is_none().cmp(&b.1.is_none());
-        let orders = by_order(a.1.and_then(|tier| tier.order), b.1.and_then(|tier| tier.order));
-        missing.then(orders).then_with(|| a.0.cmp(b.0))
-    });
+    tiers.sort_by_cached_key(|(name, tier, _)| TierPlace::new(name, *tier));
     let ordered = tiers.into_iter().map(|(name, tier, mut policies)| {
-        policies.sort_by_cached_key(|(key, policy)| (Order(policy.order), tie_text(key)));
+        policies.sort_by_cached_key(|(key, policy)| PolicyPlace::new(key, policy));
         OrderedTier {
             name,
             default_pass: tier.is_some_and(|tier| tier.default_pass),
@@ -48,22 +80,14 @@ pub(super) fn ordered_tiers(snapshot: &Snapshot) -> Vec<OrderedTier<'_>> {
     ordered.collect()
 }
 
-/// Text that orders policies of one order: `name/namespace/kind`.
-fn tie_text(key: &ResourceKey) -> String {
-    format!("{}/{}/{}", key.name, key.namespace, key.kind.as_str())
-}
-
-fn by_order(a: Option<f64>, b: Option<f64>) -> Ordering {
-    a.unwrap_or(f64::INFINITY).total_cmp(&b.unwrap_or(f64::INFINITY))
-}
-
 /// An order that compares: none is last.
 #[derive(Clone, Copy)]
 struct Order(Option<f64>);
 
 impl Ord for Order {
     fn cmp(&self, other: &Self) -> Ordering {
-        by_order(self.0, other.0)
+        let value = |order: &Self| order.0.unwrap_or(f64::INFINITY);
+        value(self).total_cmp(&value(other))
     }
 }
 

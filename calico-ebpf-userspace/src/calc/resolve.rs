@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::effective::{
-    DirectionPolicy, EffectiveEndpoint, EffectivePolicy, EffectivePolicyRules, EffectiveProfile,
-    EffectiveRule, EffectiveState, EffectiveTier,
+    DirectionPolicy, EffectivePolicy, EffectivePolicyRules, EffectiveProfile, EffectiveRule, EffectiveState,
+    EffectiveTier,
 };
-use super::members::{GroupId, Population, Sets, is_complete};
+use super::endpoints::{
+    Identity, effective_endpoint, local_endpoint, not_enforced, why_incomplete, why_shadowed,
+};
+use super::members::{GroupId, Population, Sets};
 use super::migrations::migrations_here;
 use super::order::{OrderedTier, ordered_tiers};
-use super::rules::resolve_rules;
+pub use super::rules::DEFAULT_ALLOW_PROFILE;
+use super::rules::{EGRESS, INGRESS, resolve_policy, resolve_profile};
 use crate::model::name::ResourceKey;
 use crate::model::resource::{Policy, Profile, Resource, Snapshot, WorkloadEndpoint};
-use crate::model::rule::{Action, Entity, Rule};
-
-/// The profile that allows everything. It is in no datastore, and one of that name would not count.
-pub const DEFAULT_ALLOW_PROFILE: &str = "projectcalico-default-allow";
 
 /// What calculation must know beside the datastore.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,24 +40,17 @@ pub fn resolve(snapshot: &Snapshot, options: &CalcOptions) -> EffectiveState {
         let Some(group) = population.group_of(key) else {
             continue;
         };
-        let spoofed = if options.workload_source_spoofing {
-            endpoint.allow_spoofed_source_prefixes.clone()
-        } else {
-            Vec::new()
-        };
-        let effective = EffectiveEndpoint {
-            interface_name: endpoint.interface_name.clone(),
-            mac: endpoint.mac,
-            ip_networks: endpoint.ip_networks.clone(),
-            allowed_ips: endpoint.allowed_ips.clone(),
-            allow_spoofed_source_prefixes: spoofed,
-            ip_nats: endpoint.ip_nats.clone(),
-            policy: lists.of(group, &endpoint.profiles),
-            labels: Arc::clone(population.labels(group)),
-        };
+        let policy = lists.of(group, &endpoint.profiles);
+        let labels = Arc::clone(population.labels(group));
+        let effective = effective_endpoint(endpoint, options, policy, labels);
         endpoints.insert(key.clone(), Arc::new(effective));
     }
-    let not_enforced = list_not_enforced(snapshot, options);
+    let whats = |(key, resource): (&ResourceKey, &Arc<Resource>)| {
+        let whats = not_enforced(resource, options);
+        let key = key.clone();
+        whats.into_iter().map(move |what| (key.clone(), what.to_owned()))
+    };
+    let not_enforced = snapshot.iter().flat_map(whats).collect();
     EffectiveState {
         endpoints,
         sets: lists.sets.sets,
@@ -77,26 +70,6 @@ fn profiles_by_name(snapshot: &Snapshot) -> HashMap<&str, &Profile> {
     profiles
 }
 
-fn local_endpoints<'a>(
-    snapshot: &'a Snapshot,
-    options: &'a CalcOptions,
-) -> impl Iterator<Item = (&'a ResourceKey, &'a WorkloadEndpoint)> {
-    snapshot.iter().filter_map(|(key, resource)| match &**resource {
-        Resource::WorkloadEndpoint(endpoint) if endpoint.node == options.hostname => Some((key, endpoint)),
-        Resource::WorkloadEndpoint(_)
-        | Resource::HostEndpoint(_)
-        | Resource::Policy(_)
-        | Resource::Tier(_)
-        | Resource::Profile(_)
-        | Resource::NetworkSet(_)
-        | Resource::IpPool(_)
-        | Resource::Node(_)
-        | Resource::LiveMigration(_)
-        | Resource::FelixConfiguration(_)
-        | Resource::ClusterInformation(_) => None,
-    })
-}
-
 type Winners<'a> = BTreeMap<&'a ResourceKey, &'a WorkloadEndpoint>;
 
 /// Splits the endpoints of this host into those in force and those that are not, with the reason.
@@ -105,39 +78,27 @@ fn sort_out_endpoints<'a>(
     options: &'a CalcOptions,
 ) -> (Winners<'a>, BTreeMap<ResourceKey, String>) {
     let mut inactive = BTreeMap::new();
-    let mut by_interface: BTreeMap<&str, Vec<(&ResourceKey, &WorkloadEndpoint)>> = BTreeMap::new();
-    for (key, endpoint) in local_endpoints(snapshot, options) {
-        if is_complete(endpoint) {
-            by_interface
-                .entry(&endpoint.interface_name)
-                .or_default()
-                .push((key, endpoint));
-        } else if endpoint.interface_name.is_empty() {
-            inactive.insert(key.clone(), "has no interface name".to_owned());
+    let mut by_interface: BTreeMap<&str, BTreeMap<Identity, (&ResourceKey, &WorkloadEndpoint)>> =
+        BTreeMap::new();
+    for (key, resource) in snapshot {
+        let Some(endpoint) = local_endpoint(resource, options) else {
+            continue;
+        };
+        if let Some(reason) = why_incomplete(endpoint) {
+            inactive.insert(key.clone(), reason.to_owned());
         } else {
-            inactive.insert(key.clone(), "has no addresses".to_owned());
+            let claims = by_interface.entry(&endpoint.interface_name).or_default();
+            claims.insert(Identity::new(key, endpoint), (key, endpoint));
         }
     }
     let mut winners = Winners::new();
-    for (interface, mut claims) in by_interface {
-        // Felix's identity of an endpoint; its workload is `namespace/device`.
-        claims.sort_by_cached_key(|(key, endpoint)| {
-            let workload = format!("{}/{}", key.namespace, endpoint.workload);
-            (
-                endpoint.orchestrator.clone(),
-                workload,
-                endpoint.endpoint.clone(),
-                *key,
-            )
-        });
-        let mut claims = claims.into_iter();
+    for claims in by_interface.into_values() {
+        let mut claims = claims.into_values();
         let Some((winner, endpoint)) = claims.next() else {
             continue;
         };
         winners.insert(winner, endpoint);
-        for (key, _) in claims {
-            inactive.insert(key.clone(), format!("interface {interface} belongs to {winner}"));
-        }
+        inactive.extend(claims.map(|(key, endpoint)| (key.clone(), why_shadowed(endpoint, winner))));
     }
     (winners, inactive)
 }
@@ -159,11 +120,6 @@ struct PolicyLists<'a> {
     rules: HashMap<(usize, usize), [Vec<EffectiveRule>; 2]>,
     profile_rules: HashMap<String, [EffectiveProfile; 2]>,
 }
-
-/// Index of egress in pairs of directions.
-const EGRESS: usize = 0;
-/// Index of ingress in pairs of directions.
-const INGRESS: usize = 1;
 
 impl<'a> PolicyLists<'a> {
     fn new(
@@ -240,90 +196,20 @@ impl<'a> PolicyLists<'a> {
         DirectionPolicy { tiers, profiles }
     }
 
-    /// A direction that the policy does not govern has no rules: its selectors make no sets.
     fn rules_of(&mut self, tier: usize, index: usize, policy: &Policy) -> &[Vec<EffectiveRule>; 2] {
         let sets = &mut self.sets;
-        self.rules.entry((tier, index)).or_insert_with(|| {
-            let mut resolve = |governed: bool, rules: &[Rule]| {
-                if governed {
-                    resolve_rules(rules, sets)
-                } else {
-                    Vec::new()
-                }
-            };
-            [
-                resolve(policy.egress_enabled, &policy.egress),
-                resolve(policy.ingress_enabled, &policy.ingress),
-            ]
-        })
+        self.rules
+            .entry((tier, index))
+            .or_insert_with(|| resolve_policy(policy, sets))
     }
 
     fn profile(&mut self, name: &str) -> &[EffectiveProfile; 2] {
         let sets = &mut self.sets;
-        let known = self.profiles.get(name);
-        self.profile_rules.entry(name.to_owned()).or_insert_with(|| {
-            let rules = if name == DEFAULT_ALLOW_PROFILE {
-                let allow = resolve_rules(&[allow_all()], sets);
-                [Some(allow.clone()), Some(allow)]
-            } else {
-                let mut resolve = |rules: &[Rule]| resolve_rules(rules, sets);
-                match known {
-                    Some(profile) => [Some(resolve(&profile.egress)), Some(resolve(&profile.ingress))],
-                    None => [None, None],
-                }
-            };
-            rules.map(|rules| EffectiveProfile {
-                name: Arc::from(name),
-                rules,
-            })
-        })
+        let known = self.profiles.get(name).copied();
+        self.profile_rules
+            .entry(name.to_owned())
+            .or_insert_with(|| resolve_profile(name, known, sets))
     }
-}
-
-fn allow_all() -> Rule {
-    Rule {
-        action: Action::Allow,
-        ip_version: None,
-        protocol: None,
-        not_protocol: None,
-        icmp: None,
-        not_icmp: None,
-        source: Entity::default(),
-        destination: Entity::default(),
-        index: 0,
-    }
-}
-
-/// Returns what concerns this host and is not enforced, in order of the keys.
-fn list_not_enforced(snapshot: &Snapshot, options: &CalcOptions) -> Vec<(ResourceKey, String)> {
-    let mut list = Vec::new();
-    for (key, resource) in snapshot {
-        let mut add = |what: &str| list.push((key.clone(), what.to_owned()));
-        match &**resource {
-            Resource::HostEndpoint(endpoint) if endpoint.node == options.hostname => add("host endpoint"),
-            Resource::WorkloadEndpoint(endpoint) if endpoint.node == options.hostname => {
-                if endpoint.has_qos_controls {
-                    add("qosControls");
-                }
-                if !endpoint.ip_nats.is_empty() {
-                    add("ipNATs");
-                }
-            }
-            Resource::IpPool(pool) if pool.nat_outgoing => add("natOutgoing"),
-            Resource::HostEndpoint(_)
-            | Resource::WorkloadEndpoint(_)
-            | Resource::IpPool(_)
-            | Resource::Policy(_)
-            | Resource::Tier(_)
-            | Resource::Profile(_)
-            | Resource::NetworkSet(_)
-            | Resource::Node(_)
-            | Resource::LiveMigration(_)
-            | Resource::FelixConfiguration(_)
-            | Resource::ClusterInformation(_) => {}
-        }
-    }
-    list
 }
 
 #[cfg(test)]
