@@ -17,8 +17,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::calc::calculation::Calculation;
 use crate::calc::effective::EffectiveState;
-use crate::calc::resolve::{CalcOptions, resolve as resolve_state};
+use crate::calc::resolve::CalcOptions;
 use crate::config::values::{Config, DatastoreType};
 use crate::config::{DatastoreLayers, Layers, resolve};
 use crate::dataplane::apply::{Dataplane, Part};
@@ -29,7 +30,7 @@ use crate::datastore::feed::{Feed, Update};
 use crate::datastore::{etcd, file};
 use crate::etcd::Etcd;
 use crate::model::name::Kind;
-use crate::model::resource::{Resource, Snapshot, apply_changes};
+use crate::model::resource::{Resource, Snapshot, apply_changes, changes_between};
 use reporting::Reporter;
 use settling::Settling;
 
@@ -57,16 +58,21 @@ pub async fn run(mut layers: Layers, stop: CancellationToken) -> anyhow::Result<
     let Some(mut snapshot) = first_snapshot(&mut feed, &mut reporter, &stop).await? else {
         return Ok(());
     };
+    let mut calculation = None;
     loop {
         layers.datastore = datastore_layers(&snapshot, &config.felix_hostname);
         let config = resolve(&layers)?.config;
-        let ended = Work::start(config, snapshot, &layers, &mut reporter)
+        let calculation_now = calculation_for(calculation.take(), calc_options(&config), &snapshot);
+        let ended = Work::start(config, snapshot, calculation_now, &layers, &mut reporter)
             .await?
             .run(&mut feed, &stop)
             .await?;
         match ended {
             Ended::Stopped => return Ok(()),
-            Ended::Reconfigured(newest) => snapshot = newest,
+            Ended::Reconfigured(newest, last) => {
+                snapshot = newest;
+                calculation = Some(*last);
+            }
         }
         tracing::info!("configuration has changed in the datastore, starting anew in place");
     }
@@ -117,7 +123,7 @@ fn datastore_layers(snapshot: &Snapshot, hostname: &str) -> DatastoreLayers {
 enum Ended {
     Stopped,
     /// The datastore has other parameters than this work was started with.
-    Reconfigured(Snapshot),
+    Reconfigured(Snapshot, Box<Calculation>),
 }
 
 /// Work with one configuration.
@@ -128,6 +134,7 @@ struct Work<'a> {
     dataplane: Dataplane,
     changes: KernelChanges,
     snapshot: Snapshot,
+    calculation: Calculation,
     desired: Arc<EffectiveState>,
     /// What must be read again in the next pass.
     parts: BTreeSet<Part>,
@@ -143,6 +150,7 @@ impl<'a> Work<'a> {
     async fn start(
         config: Config,
         snapshot: Snapshot,
+        mut calculation: Calculation,
         layers: &'a Layers,
         reporter: &'a mut Reporter,
     ) -> anyhow::Result<Self> {
@@ -156,7 +164,8 @@ impl<'a> Work<'a> {
         reporter.configure(&config);
         let servers = serving::start(&config, &reporter.subscribe());
         let mut work = Self {
-            desired: Arc::new(resolve_state(&snapshot, &calc_options(&config))),
+            desired: calculation.state(),
+            calculation,
             config,
             layers,
             reporter,
@@ -187,7 +196,7 @@ impl<'a> Work<'a> {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
                 update = feed.next() => match update {
                     Some(update) => if self.take_update(&update)? {
-                        return Ok(Ended::Reconfigured(self.snapshot));
+                        return Ok(Ended::Reconfigured(self.snapshot, Box::new(self.calculation)));
                     },
                     None if stop.is_cancelled() => return Ok(Ended::Stopped),
                     None => bail!("the datastore is no longer watched"),
@@ -210,6 +219,7 @@ impl<'a> Work<'a> {
     /// Takes news of the datastore; tells whether they need another configuration.
     fn take_update(&mut self, update: &Update) -> anyhow::Result<bool> {
         apply_changes(&mut self.snapshot, &update.changes);
+        self.calculation.apply(&update.changes);
         self.reporter.tell_datastore(update, self.snapshot.len());
         if update.changes.is_empty() {
             self.reporter.write();
@@ -226,7 +236,8 @@ impl<'a> Work<'a> {
                 return Ok(true);
             }
         }
-        self.desired = Arc::new(resolve_state(&self.snapshot, &calc_options(&self.config)));
+        self.desired = self.calculation.state();
+        tracing::debug!(changes = update.changes.len(), effort = ?self.calculation.effort(), "calculated");
         // At once: what comes while the kernel is made to follow is waiting together.
         self.due = Some(Instant::now());
         Ok(false)
@@ -307,6 +318,15 @@ impl<'a> Work<'a> {
             Err(error) => tracing::error!(error = format!("{error:#}"), "flows not swept"),
         }
     }
+}
+
+/// Returns a calculation of the snapshot: the last one, which knows it, when it was made with the same options.
+fn calculation_for(last: Option<Calculation>, options: CalcOptions, snapshot: &Snapshot) -> Calculation {
+    last.filter(|last| *last.options() == options).unwrap_or_else(|| {
+        let mut calculation = Calculation::new(options);
+        calculation.apply(&changes_between(&Snapshot::new(), snapshot));
+        calculation
+    })
 }
 
 fn calc_options(config: &Config) -> CalcOptions {

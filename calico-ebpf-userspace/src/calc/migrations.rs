@@ -1,20 +1,20 @@
 //! Which endpoints of this host take part in a live migration (contract 1.4).
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use super::effective::MigrationRole;
 use crate::model::name::ResourceKey;
-use crate::model::resource::{MigrationSide, Resource, Snapshot};
+use crate::model::resource::{LiveMigration, MigrationSide, Resource, WorkloadEndpoint};
 
 /// Returns the endpoints of `hostname` that a live migration names, by the ids in it. An endpoint that is both, with one
 /// migration not yet removed and the next one begun, is a source.
-pub(super) fn migrations_here(snapshot: &Snapshot, hostname: &str) -> BTreeMap<ResourceKey, MigrationRole> {
+pub(super) fn migrations_here<'a>(
+    migrations: impl Iterator<Item = &'a LiveMigration>,
+    local_endpoints: impl Iterator<Item = (&'a ResourceKey, &'a WorkloadEndpoint)>,
+    hostname: &str,
+) -> BTreeMap<ResourceKey, MigrationRole> {
     let mut named: HashMap<Identity<'_>, MigrationRole> = HashMap::new();
-    for resource in snapshot.values() {
-        let Resource::LiveMigration(migration) = &**resource else {
-            continue;
-        };
+    for migration in migrations {
         if migration.target.host == hostname {
             named
                 .entry(Identity::of_side(&migration.target))
@@ -27,20 +27,25 @@ pub(super) fn migrations_here(snapshot: &Snapshot, hostname: &str) -> BTreeMap<R
     if named.is_empty() {
         return BTreeMap::new();
     }
-    let role_of = |(key, resource): (&ResourceKey, &Arc<Resource>)| {
-        let Resource::WorkloadEndpoint(endpoint) = &**resource else {
-            return None;
-        };
+    let role_of = |(key, endpoint): (&ResourceKey, &WorkloadEndpoint)| {
         let workload = format!("{}/{}", key.namespace, endpoint.workload);
         let identity = Identity {
             orchestrator: &endpoint.orchestrator,
             workload: &workload,
             endpoint: &endpoint.endpoint,
         };
-        let role = *named.get(&identity)?;
-        (endpoint.node == hostname).then(|| (key.clone(), role))
+        Some((key.clone(), *named.get(&identity)?))
     };
-    snapshot.iter().filter_map(role_of).collect()
+    local_endpoints.filter_map(role_of).collect()
+}
+
+/// Returns the live migration that an object is.
+pub(super) fn live_migration(resource: &Resource) -> Option<&LiveMigration> {
+    if let Resource::LiveMigration(migration) = resource {
+        Some(migration)
+    } else {
+        None
+    }
 }
 
 /// Felix's identity of an endpoint on its host.
@@ -67,7 +72,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::calc::fixture::{HOST, endpoint, endpoint_key, endpoint_on, snapshot};
+    use crate::calc::fixture::{HOST, endpoint, endpoint_key, endpoint_on, options, snapshot};
+    use crate::calc::resolve::resolve;
 
     fn side(host: &str, name: &str) -> Value {
         json!({"workloadEndpoint": {
@@ -85,7 +91,7 @@ mod tests {
     }
 
     fn roles(objects: &[Value]) -> BTreeMap<ResourceKey, MigrationRole> {
-        migrations_here(&snapshot(objects), HOST)
+        resolve(&snapshot(objects), &options()).migrations
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** nothing here knows that eBPF exists. Output depends on the current state only, not on history.
 
+pub mod calculation;
 pub mod effective;
 mod endpoints;
 #[cfg(test)]

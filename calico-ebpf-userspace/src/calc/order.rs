@@ -14,7 +14,7 @@ pub(super) struct OrderedTier<'a> {
 }
 
 /// Where a tier stands among tiers: those that exist by order, then by name; behind them those that only policies name.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TierPlace {
     is_missing: bool,
     order: Order,
@@ -33,7 +33,7 @@ impl TierPlace {
 }
 
 /// Where a policy stands in its tier: by order, then by name.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PolicyPlace {
     order: Order,
     /// `name/namespace/kind`.
@@ -81,7 +81,7 @@ pub(super) fn ordered_tiers(snapshot: &Snapshot) -> Vec<OrderedTier<'_>> {
 }
 
 /// An order that compares: none is last.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Order(Option<f64>);
 
 impl Ord for Order {

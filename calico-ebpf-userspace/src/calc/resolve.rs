@@ -11,7 +11,7 @@ use super::endpoints::{
     Identity, effective_endpoint, local_endpoint, not_enforced, why_incomplete, why_shadowed,
 };
 use super::members::{GroupId, Population, Sets};
-use super::migrations::migrations_here;
+use super::migrations::{live_migration, migrations_here};
 use super::order::{OrderedTier, ordered_tiers};
 pub use super::rules::DEFAULT_ALLOW_PROFILE;
 use super::rules::{EGRESS, INGRESS, resolve_policy, resolve_profile};
@@ -45,6 +45,12 @@ pub fn resolve(snapshot: &Snapshot, options: &CalcOptions) -> EffectiveState {
         let effective = effective_endpoint(endpoint, options, policy, labels);
         endpoints.insert(key.clone(), Arc::new(effective));
     }
+    let local = snapshot.iter().filter_map(|(key, resource)| {
+        let endpoint = local_endpoint(resource, options)?;
+        Some((key, endpoint))
+    });
+    let migrations = snapshot.values().filter_map(|resource| live_migration(resource));
+    let migrations = migrations_here(migrations, local, &options.hostname);
     let whats = |(key, resource): (&ResourceKey, &Arc<Resource>)| {
         let whats = not_enforced(resource, options);
         let key = key.clone();
@@ -56,7 +62,7 @@ pub fn resolve(snapshot: &Snapshot, options: &CalcOptions) -> EffectiveState {
         sets: lists.sets.sets,
         inactive,
         not_enforced,
-        migrations: migrations_here(snapshot, &options.hostname),
+        migrations,
     }
 }
 
