@@ -2,6 +2,8 @@
 
 mod display;
 mod parse;
+#[cfg(any(test, feature = "test-generators"))]
+pub mod properties;
 #[cfg(test)]
 mod tests;
 
