@@ -205,18 +205,16 @@ pub fn from_file(path: &Path, text: &str) -> Result<Vec<Setting>, ConfigError> {
         path: path.to_owned(),
         source,
     })?;
-    let line_of = |name: &str| {
-        let is_line = |line: &str| {
-            line.split(['=', ':'])
-                .next()
-                .is_some_and(|key| key.trim() == name)
-        };
-        text.lines().position(is_line).map_or(0, |index| index + 1)
-    };
+    let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
+    for (line, number) in text.lines().zip(1..) {
+        if let Some(name) = line.split(['=', ':']).next() {
+            lines.entry(name.trim()).or_insert(number);
+        }
+    }
     let mut settings = Vec::new();
     for (_, properties) in &parsed {
         for (name, value) in properties {
-            let place = format!("{}:{}", path.display(), line_of(name));
+            let place = format!("{}:{}", path.display(), lines.get(name).unwrap_or(&1));
             settings.push(Setting {
                 name: name.to_owned(),
                 value: value.to_owned(),
@@ -270,6 +268,17 @@ mod tests {
         assert_eq!(found[0].place, "felix.cfg:3");
         assert_eq!(found[0].value, "etcd:2379");
         assert_eq!(found[1].value, "C:\\x");
+    }
+
+    #[test]
+    fn a_long_file_is_read_in_the_time_that_its_length_takes() {
+        let lines: Vec<_> = (0..50_000)
+            .map(|index| format!("Name{index} = {index}"))
+            .collect();
+        let text = lines.join("\n");
+        let found = from_file(Path::new("felix.cfg"), &text).unwrap();
+        assert_eq!(found.len(), 50_000);
+        assert_eq!(found[49_999].place, "felix.cfg:50000");
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 pub mod layers;
 pub mod parameters;
+#[cfg(any(test, feature = "test-generators"))]
+pub mod properties;
 pub mod resolve;
 pub mod text;
 pub mod values;

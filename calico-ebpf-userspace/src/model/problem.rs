@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::name::ResourceKey;
 
-/// What the agent did about it.
+/// What the agent did about it, gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Consequence {

@@ -10,6 +10,8 @@ use super::tree::Tree;
 const MAX_NODES: usize = 1_000_000;
 /// Aliases may repeat this many parser events in one document.
 const MAX_REPLAYED_EVENTS: usize = 50_000;
+/// Documents of one file; the smallest object has some 80 bytes.
+const MAX_DOCUMENTS: usize = 100_000;
 /// Lists and maps within each other; a rule's port is 8 deep. Measured: 48 fit into a thread's 2 MB without
 /// optimisation, 56 do not.
 const MAX_DEPTH: usize = 24;
@@ -84,38 +86,58 @@ impl Document {
 /// Parses every YAML document on its own, so that a bad one leaves the others. A line that starts with `---` always
 /// separates documents (YAML 1.2.2, section 9.1.2), also after a syntax error.
 pub(super) fn parse_yaml(text: &str) -> Vec<Result<Document, SyntaxFault>> {
-    split_documents(text)
-        .filter_map(|(offset, text)| parse_yaml_document(offset, text))
-        .collect()
+    limited(split_documents(text).filter_map(|(offset, text)| parse_yaml_document(offset, text)))
 }
 
 /// Parses JSON values one after the other; nothing behind the first error can be read.
 pub(super) fn parse_json(text: &str) -> Vec<Result<Document, SyntaxFault>> {
-    let mut documents = Vec::new();
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     let mut start = 0;
-    while let Some(value) = values.next() {
-        let end = values.byte_offset();
-        documents.push(match value {
-            Ok(value) => {
-                let skipped = text[start..end].len() - text[start..end].trim_start().len();
-                let offset = count_lines(&text[..start + skipped]);
-                // JSON is YAML but for tabs, which JSON has only between tokens.
-                let tree = read_tree(&text[start + skipped..end].replace('\t', " ")).ok();
-                Ok(Document {
-                    line: offset + 1,
-                    value,
-                    tree,
-                    offset,
-                })
+    let mut offset = 0;
+    limited(std::iter::from_fn(move || {
+        let value = match values.next()? {
+            Ok(value) => value,
+            Err(error) => {
+                return Some(Err(SyntaxFault {
+                    line: u64::try_from(error.line()).unwrap_or(u64::MAX).max(1),
+                    found: one_line(&error.to_string()),
+                    expected: "JSON",
+                }));
             }
-            Err(error) => Err(SyntaxFault {
-                line: u64::try_from(error.line()).unwrap_or(u64::MAX).max(1),
-                found: one_line(&error.to_string()),
-                expected: "JSON",
-            }),
-        });
+        };
+        let end = values.byte_offset();
+        let token = end - text[start..end].trim_start().len();
+        offset += count_lines(&text[start..token]);
+        // JSON is YAML but for tabs, which JSON has only between tokens.
+        let tree = read_tree(&text[token..end].replace('\t', " ")).ok();
+        let document = Document {
+            line: offset + 1,
+            value,
+            tree,
+            offset,
+        };
+        offset += count_lines(&text[token..end]);
         start = end;
+        Some(Ok(document))
+    }))
+}
+
+/// Collects a file's documents, and a fault in place of those that are too many.
+fn limited(
+    documents: impl Iterator<Item = Result<Document, SyntaxFault>>,
+) -> Vec<Result<Document, SyntaxFault>> {
+    let mut documents: Vec<_> = documents.take(MAX_DOCUMENTS + 1).collect();
+    if let Some(first_beyond) = documents.get(MAX_DOCUMENTS) {
+        let line = match first_beyond {
+            Ok(document) => document.line,
+            Err(fault) => fault.line,
+        };
+        documents.truncate(MAX_DOCUMENTS);
+        documents.push(Err(SyntaxFault {
+            line,
+            found: "one document more".to_owned(),
+            expected: "a file of at most 100000 documents",
+        }));
     }
     documents
 }

@@ -10,7 +10,7 @@ use crate::model::problem::{Consequence, Place, Problem};
 use crate::model::resource::Resource;
 
 /// More problems of one file are only counted.
-const MAX_PROBLEMS: usize = 1000;
+pub(super) const MAX_PROBLEMS: usize = 1000;
 
 /// What a file says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +23,8 @@ pub(super) struct Manifest {
     pub(super) faults: Vec<Problem>,
     /// Whether `objects` come from a text that was read without faults.
     is_whole: bool,
+    /// Number of problems beyond the first ones.
+    untold: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -53,12 +55,16 @@ impl Manifest {
                     found,
                     expected,
                 }) => {
-                    manifest.faults.push(fault(path, line, found, expected));
+                    let fault = fault(path, line, found, expected);
+                    tell(&mut manifest.faults, &mut manifest.untold, fault);
                 }
             }
         }
         manifest.is_whole = manifest.faults.is_empty();
-        manifest.limit_problems(path);
+        if manifest.untold > 0 {
+            let found = format!("{} more problems", manifest.untold);
+            manifest.problems.push(fault(path, 1, found, "none"));
+        }
         manifest
     }
 
@@ -135,18 +141,15 @@ impl Manifest {
 
     fn add(&mut self, path: &Path, document: &Document) {
         let decoded = decode(&document.value, None);
-        let problems = decoded.problems.into_iter().map(|problem| {
-            let line = document.line_of(&problem.field);
-            Problem {
-                place: Some(place(path, line)),
-                ..problem
-            }
-        });
         // What has no identity may be any object of the file, misspelt: none of them may be lost by it.
-        if decoded.key.is_none() && !is_of_calico(document) {
-            self.faults.extend(problems);
+        let list = if decoded.key.is_none() && !is_of_calico(document) {
+            &mut self.faults
         } else {
-            self.problems.extend(problems);
+            &mut self.problems
+        };
+        for mut problem in decoded.problems {
+            problem.place = Some(place(path, document.line_of(&problem.field)));
+            tell(list, &mut self.untold, problem);
         }
         if let (Some(key), Some(resource)) = (decoded.key, decoded.resource) {
             self.objects.push(PlacedObject {
@@ -156,17 +159,14 @@ impl Manifest {
             });
         }
     }
+}
 
-    /// A file of a million bad rules must not become a million lines of log.
-    fn limit_problems(&mut self, path: &Path) {
-        for problems in [&mut self.problems, &mut self.faults] {
-            let total = problems.len();
-            if total > MAX_PROBLEMS {
-                problems.truncate(MAX_PROBLEMS);
-                let found = format!("{} more problems", total - MAX_PROBLEMS);
-                problems.push(fault(path, 1, found, "none"));
-            }
-        }
+/// Adds a problem, or counts it: a file of a million bad objects must not become a million lines of log.
+fn tell(list: &mut Vec<Problem>, untold: &mut usize, problem: Problem) {
+    if list.len() < MAX_PROBLEMS {
+        list.push(problem);
+    } else {
+        *untold += 1;
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod document;
 mod manifest;
+#[cfg(any(test, feature = "test-generators"))]
+pub mod properties;
 mod reader;
 #[cfg(test)]
 mod tests;

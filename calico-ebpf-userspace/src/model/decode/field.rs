@@ -1,7 +1,5 @@
 //! Typed look at JSON fields that remembers the path for messages.
 
-use std::fmt::Write as _;
-
 use serde_json::Value;
 
 use crate::model::name::ResourceKey;
@@ -9,6 +7,10 @@ use crate::model::problem::{Consequence, Problem};
 
 /// Longest piece of a value that a message quotes, in characters.
 const MAX_QUOTE: usize = 60;
+/// Longest name of a field in a path, in characters; the key of a label has up to 317.
+const MAX_FIELD_NAME: usize = 400;
+/// More problems of one object are only counted: an object of a million bad rules must not become a million messages.
+const MAX_PROBLEMS: usize = 200;
 
 /// Why a field cannot be used. The caller knows what follows from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub(super) struct Fault {
 pub(super) struct Notes {
     key: Option<ResourceKey>,
     problems: Vec<Problem>,
+    /// Problems beyond the first ones: how many, and the gravest that followed from them.
+    beyond: Option<(usize, Consequence)>,
 }
 
 impl Notes {
@@ -30,6 +34,7 @@ impl Notes {
         Self {
             key,
             problems: Vec::new(),
+            beyond: None,
         }
     }
 
@@ -47,6 +52,13 @@ impl Notes {
             found,
             expected,
         } = fault;
+        // That the whole object is left out is always told.
+        if self.problems.len() >= MAX_PROBLEMS && consequence != Consequence::ObjectSkipped {
+            let (count, gravest) = self.beyond.get_or_insert((0, consequence));
+            *count += 1;
+            *gravest = consequence.min(*gravest);
+            return;
+        }
         self.problems.push(Problem {
             object: self.key.clone(),
             field,
@@ -88,7 +100,17 @@ impl Notes {
         }
     }
 
-    pub(super) fn into_parts(self) -> (Option<ResourceKey>, Vec<Problem>) {
+    pub(super) fn into_parts(mut self) -> (Option<ResourceKey>, Vec<Problem>) {
+        if let Some((count, consequence)) = self.beyond {
+            self.problems.push(Problem {
+                object: self.key.clone(),
+                field: String::new(),
+                found: format!("{count} more problems"),
+                expected: "none".to_owned(),
+                consequence,
+                place: None,
+            });
+        }
         (self.key, self.problems)
     }
 }
@@ -214,11 +236,26 @@ impl<'a> Field<'a> {
     }
 
     fn path_of(&self, name: &str) -> String {
-        if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.path)
+        let mut path = self.path.clone();
+        if !path.is_empty() {
+            path.push('.');
         }
+        push_printable(&mut path, name, MAX_FIELD_NAME);
+        path
+    }
+}
+
+/// Appends at most `most` characters of a text, dots in place of the rest. Control characters would forge log lines.
+fn push_printable(line: &mut String, text: &str, most: usize) {
+    let mut letters = text.chars();
+    line.extend(
+        letters
+            .by_ref()
+            .take(most)
+            .map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }),
+    );
+    if letters.next().is_some() {
+        line.push_str("...");
     }
 }
 
@@ -227,24 +264,16 @@ fn quote(value: &Value) -> String {
     match value {
         Value::Null => "nothing".to_owned(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
-        Value::String(text) => {
-            let mut quoted = String::from("\"");
-            for letter in text.chars().take(MAX_QUOTE) {
-                // Control characters would forge log lines.
-                let _ = write!(
-                    quoted,
-                    "{}",
-                    if letter.is_control() { '\u{fffd}' } else { letter }
-                );
-            }
-            quoted.push_str(if text.chars().nth(MAX_QUOTE).is_some() {
-                "...\""
-            } else {
-                "\""
-            });
-            quoted
-        }
+        Value::String(text) => quote_text(text),
         Value::Array(items) => format!("a list of {}", items.len()),
         Value::Object(_) => "a map".to_owned(),
     }
+}
+
+/// Returns a text as short text in quotes for a message.
+pub(super) fn quote_text(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    push_printable(&mut quoted, text, MAX_QUOTE);
+    quoted.push('"');
+    quoted
 }

@@ -11,6 +11,8 @@ mod field;
 mod network;
 mod object;
 mod policy;
+#[cfg(any(test, feature = "test-generators"))]
+pub mod properties;
 mod protocol;
 mod rule;
 #[cfg(test)]
@@ -20,7 +22,7 @@ use serde_json::Value;
 
 use self::field::Notes;
 use super::name::ResourceKey;
-use super::problem::Problem;
+use super::problem::{Consequence, Problem};
 use super::resource::Resource;
 
 /// What became of one JSON value.
@@ -32,6 +34,35 @@ pub struct Decoded {
     pub resource: Option<Resource>,
     /// What was wrong, in order of the fields' reading; `place` is always `None`.
     pub problems: Vec<Problem>,
+}
+
+/// Larger values are refused, in bytes. etcd itself takes 1.5 MB unless it is told otherwise.
+pub const MAX_VALUE_SIZE: usize = 10 * 1024 * 1024;
+
+/// Decodes one object of `projectcalico.org/v3` from its JSON text. `hint` is as for [`decode`].
+pub fn decode_json(json: &[u8], hint: Option<&ResourceKey>) -> Decoded {
+    let unreadable = |found: String, expected: String| Decoded {
+        key: hint.cloned(),
+        resource: None,
+        problems: vec![Problem {
+            object: hint.cloned(),
+            field: String::new(),
+            found,
+            expected,
+            consequence: Consequence::ObjectSkipped,
+            place: None,
+        }],
+    };
+    if json.len() > MAX_VALUE_SIZE {
+        return unreadable(
+            format!("a value of {} bytes", json.len()),
+            format!("at most {MAX_VALUE_SIZE} bytes"),
+        );
+    }
+    match serde_json::from_slice(json) {
+        Ok(value) => decode(&value, hint),
+        Err(error) => unreadable(error.to_string(), "JSON".to_owned()),
+    }
 }
 
 /// Decodes one object of `projectcalico.org/v3`. `hint` is the identity that the datastore knows it by (its key in

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::field::{Fault, Field, Notes};
+use super::field::{Fault, Field, Notes, quote_text};
 use super::{cluster, endpoint, felix, policy};
 use crate::model::labels::{Labels, NAMESPACE_LABEL_PREFIX, SERVICE_ACCOUNT_LABEL_PREFIX};
 use crate::model::name::{Kind, ResourceKey};
@@ -192,7 +192,7 @@ pub(super) fn read_own_labels(object: &Object<'_>, notes: &mut Notes) -> Labels 
         if reserved {
             notes.field_skipped(Fault {
                 path: "metadata.labels".to_owned(),
-                found: format!("label \"{label}\""),
+                found: format!("label {}", quote_text(label)),
                 expected: "no label that starts with pcns. or pcsa.".to_owned(),
             });
         }

@@ -1,5 +1,6 @@
 mod documents;
 mod following;
+mod random;
 mod reading;
 
 use std::fs;

@@ -246,11 +246,25 @@ fn problems_of_one_file_are_limited() {
         format!("apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {{name: p}}\nspec:\n  ingress:\n{rules}"),
     );
     let view = read_directory(manifests.path());
+    assert_eq!(view.problems.len(), 201);
+    assert!(
+        view.problems
+            .iter()
+            .any(|problem| problem.found == "2800 more problems")
+    );
+    let rules = "  - action: Nothing\n".repeat(100);
+    let policy = |number: usize| {
+        format!(
+            "---\napiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {{name: p{number}}}\nspec:\n  ingress:\n{rules}"
+        )
+    };
+    manifests.write("a.yaml", (0..12).map(policy).collect::<String>());
+    let view = read_directory(manifests.path());
     assert_eq!(view.problems.len(), 1001);
     assert!(
         view.problems
             .iter()
-            .any(|problem| problem.found == "2000 more problems")
+            .any(|problem| problem.found == "200 more problems")
     );
 }
 

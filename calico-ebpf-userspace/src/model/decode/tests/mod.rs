@@ -1,7 +1,9 @@
 mod endpoints;
 mod objects;
 mod policies;
+mod random;
 mod rules;
+mod untrusted;
 
 use serde_json::{Value, json};
 
