@@ -14,6 +14,8 @@ pub mod felix_rules;
 pub mod following;
 pub mod foreign;
 pub mod frames;
+#[cfg(test)]
+mod fuzz_seeds;
 pub mod guest;
 pub mod host;
 pub mod manifests;

@@ -5,6 +5,7 @@ mod build;
 mod build_ebpf;
 mod command;
 mod demo;
+mod fuzz;
 mod kernel_toolchain;
 mod lint;
 mod progress;
@@ -37,6 +38,7 @@ enum Task {
     Demo(demo::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    Fuzz(fuzz::Arguments),
     Lint(lint::Arguments),
 }
 
@@ -59,6 +61,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Demo(arguments) => demo::run(arguments),
         Task::Test(arguments) => test::run(arguments),
         Task::Bench(arguments) => bench::run(arguments),
+        Task::Fuzz(arguments) => fuzz::run(arguments),
         Task::Lint(arguments) => lint::run(arguments),
     }
 }

@@ -96,7 +96,8 @@ fn report(mut findings: Vec<Finding>) -> Result<()> {
 }
 
 fn check_format() -> Result<()> {
-    command::run(command::cargo().args(["fmt", "--all", "--check"]))
+    command::run(command::cargo().args(["fmt", "--all", "--check"]))?;
+    command::run(command::cargo().args(["fmt", "--manifest-path", "tests/fuzz/Cargo.toml", "--check"]))
 }
 
 fn check_scripts() -> Result<()> {

@@ -36,6 +36,8 @@ pub(crate) enum Need {
     Machine,
     /// The licence and source checker and the shell checker.
     Lint,
+    /// The compiler of libFuzzer.
+    Fuzz,
 }
 
 /// Something that is not there, and how to get it.
@@ -55,6 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Need::Nextest,
         Need::Machine,
         Need::Lint,
+        Need::Fuzz,
     ];
     if arguments.print {
         let missing = find_missing(&everything);
@@ -119,6 +122,7 @@ fn find_missing(needs: &[Need]) -> Vec<Missing> {
             Need::TestPrograms => missing.extend(absent(requirement::TEST_PROGRAMS)),
             Need::Nextest => missing.extend(tool::NEXTEST.if_absent()),
             Need::Machine => missing.extend(absent(requirement::MACHINE)),
+            Need::Fuzz => missing.extend(absent(requirement::FUZZ)),
             Need::Lint => {
                 missing.extend(absent(requirement::LINT));
                 if Toolchain::find(Choice::Auto) != Some(Toolchain::Rustup) {

@@ -76,6 +76,9 @@ pub(super) const MACHINE: &[Requirement] = &[
     Requirement::program("xz-utils", "xz"),
 ];
 
+/// What builds libFuzzer.
+pub(super) const FUZZ: &[Requirement] = &[Requirement::program("g++", "c++")];
+
 /// What `lint` runs.
 pub(super) const LINT: &[Requirement] = &[Requirement::program("shellcheck", "shellcheck")];
 

@@ -1,0 +1,5 @@
+#![no_main]
+
+use calico_ebpf_userspace::model::selector::properties;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| properties::check(&String::from_utf8_lossy(bytes)));
