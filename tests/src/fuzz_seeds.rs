@@ -35,6 +35,11 @@ fn every_seed_is_decoded_or_told_as_an_object() {
 }
 
 #[test]
+fn every_seed_names_an_object_or_is_told_as_a_key() {
+    for_each_seed("decode_key", datastore::etcd::properties::check);
+}
+
+#[test]
 fn every_seed_is_read_or_told_as_a_manifest() {
     for_each_seed("manifest", as_text(datastore::file::properties::check));
 }

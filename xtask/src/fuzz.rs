@@ -52,6 +52,8 @@ enum Target {
     Selector,
     /// Values of keys, as JSON
     DecodeObject,
+    /// Keys of etcd
+    DecodeKey,
     /// Files of the `file` datastore
     Manifest,
     /// felix.cfg and the values in it
@@ -64,6 +66,7 @@ impl Target {
         match self {
             Self::Selector => "selector",
             Self::DecodeObject => "decode_object",
+            Self::DecodeKey => "decode_key",
             Self::Manifest => "manifest",
             Self::FelixCfg => "felix_cfg",
         }

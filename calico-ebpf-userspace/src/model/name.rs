@@ -4,6 +4,10 @@ use std::fmt;
 
 use serde::Serialize;
 
+/// Longest name or namespace, in bytes. A `WorkloadEndpoint`'s name holds a host name and two identifiers with their
+/// dashes doubled.
+pub const MAX_NAME: usize = 1024;
+
 /// Kinds of `projectcalico.org/v3` objects that the agent reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Kind {

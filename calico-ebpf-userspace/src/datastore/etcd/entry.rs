@@ -2,18 +2,12 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::keys;
-use crate::model::decode::decode;
+use crate::model::decode::decode_json;
 use crate::model::name::{Kind, ResourceKey};
 use crate::model::problem::{Consequence, Problem};
 use crate::model::resource::Resource;
 
-/// Longer values are refused, in bytes.
-const MAX_VALUE: usize = 10 * 1024 * 1024;
-/// More problems of one value are only counted.
-const MAX_PROBLEMS: usize = 1000;
 /// Longest piece of a bad key in a message, in characters.
 const MAX_QUOTE: usize = 200;
 
@@ -34,11 +28,13 @@ impl Entry {
     /// Decodes a value. The identity comes from the key; what cannot be decoded is treated as absent.
     pub(super) fn decode(kind: Kind, key: &[u8], value: &[u8], revision: i64) -> Self {
         let object = keys::parse(kind, key);
-        let (resource, mut problems) = match &object {
+        let (resource, problems) = match &object {
             None => (None, vec![bad_key(kind, key)]),
-            Some(object) => decode_value(object, value),
+            Some(object) => {
+                let decoded = decode_json(value, Some(object));
+                (decoded.resource, decoded.problems)
+            }
         };
-        limit(&mut problems);
         Self {
             key: key.to_vec(),
             revision,
@@ -49,60 +45,25 @@ impl Entry {
     }
 }
 
-fn decode_value(object: &ResourceKey, value: &[u8]) -> (Option<Resource>, Vec<Problem>) {
-    if value.len() > MAX_VALUE {
-        let found = format!("a value of {} bytes", value.len());
-        return (None, vec![skipped(Some(object), found, "at most 10 MiB")]);
-    }
-    match serde_json::from_slice::<Value>(value) {
-        Ok(json) => {
-            let decoded = decode(&json, Some(object));
-            (decoded.resource, decoded.problems)
-        }
-        Err(error) => (
-            None,
-            vec![skipped(Some(object), error.to_string(), "a JSON object")],
-        ),
-    }
-}
-
 fn bad_key(kind: Kind, key: &[u8]) -> Problem {
     let text: String = String::from_utf8_lossy(key)
         .escape_debug()
         .take(MAX_QUOTE)
         .collect();
-    skipped(None, format!("the key {text}"), &keys::pattern(kind))
-}
-
-fn skipped(object: Option<&ResourceKey>, found: String, expected: &str) -> Problem {
     Problem {
-        object: object.cloned(),
+        object: None,
         field: String::new(),
-        found,
-        expected: expected.to_owned(),
+        found: format!("the key {text}"),
+        expected: keys::pattern(kind),
         consequence: Consequence::ObjectSkipped,
         place: None,
-    }
-}
-
-fn limit(problems: &mut Vec<Problem>) {
-    let Some(more) = problems.len().checked_sub(MAX_PROBLEMS).filter(|more| *more > 0) else {
-        return;
-    };
-    problems.truncate(MAX_PROBLEMS);
-    if let Some(last) = problems.last().cloned() {
-        problems.push(Problem {
-            field: String::new(),
-            found: format!("{more} more problems"),
-            expected: "none".to_owned(),
-            ..last
-        });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::decode::MAX_VALUE_SIZE;
 
     const KEY: &[u8] = b"/calico/resources/v3/projectcalico.org/tiers/a";
 
@@ -166,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_huge_value_is_refused_without_a_look() {
-        let entry = decoded(&vec![b' '; MAX_VALUE + 1]);
+        let entry = decoded(&vec![b' '; MAX_VALUE_SIZE + 1]);
         assert_eq!(
             told(&entry),
             ["Tier(a): found a value of 10485761 bytes, expected at most 10 MiB"]

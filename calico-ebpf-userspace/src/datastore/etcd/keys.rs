@@ -1,6 +1,6 @@
 //! Keys of objects (contract 1.1).
 
-use crate::model::name::{Kind, ResourceKey};
+use crate::model::name::{Kind, MAX_NAME, ResourceKey};
 
 const ROOT: &str = "/calico/resources/v3/projectcalico.org/";
 
@@ -18,7 +18,7 @@ pub(super) fn parse(kind: Kind, key: &[u8]) -> Option<ResourceKey> {
         ("", path)
     };
     let is_name = |text: &str| {
-        !text.is_empty()
+        (1..=MAX_NAME).contains(&text.len())
             && !text.contains(|letter: char| letter == '/' || letter.is_control() || letter.is_whitespace())
     };
     let is_key = is_name(name) && (is_name(namespace) || !kind.is_namespaced());
@@ -86,6 +86,8 @@ mod tests {
             assert_eq!(name_of(Kind::WorkloadEndpoint, path), None, "{path:?}");
         }
         assert_eq!(name_of(Kind::Tier, "a/b"), None);
+        assert!(name_of(Kind::Tier, &"a".repeat(1024)).is_some());
+        assert_eq!(name_of(Kind::Tier, &"a".repeat(1025)), None);
         assert_eq!(
             parse(Kind::Tier, b"/calico/resources/v3/projectcalico.org/tiers/\xff"),
             None

@@ -11,6 +11,8 @@ mod follow;
 mod keys;
 mod listing;
 mod objects;
+#[cfg(any(test, feature = "test-generators"))]
+pub mod properties;
 mod watches;
 
 use std::collections::BTreeMap;

@@ -41,27 +41,24 @@ pub const MAX_VALUE_SIZE: usize = 10 * 1024 * 1024;
 
 /// Decodes one object of `projectcalico.org/v3` from its JSON text. `hint` is as for [`decode`].
 pub fn decode_json(json: &[u8], hint: Option<&ResourceKey>) -> Decoded {
-    let unreadable = |found: String, expected: String| Decoded {
+    let unreadable = |found: String, expected: &str| Decoded {
         key: hint.cloned(),
         resource: None,
         problems: vec![Problem {
             object: hint.cloned(),
             field: String::new(),
             found,
-            expected,
+            expected: expected.to_owned(),
             consequence: Consequence::ObjectSkipped,
             place: None,
         }],
     };
     if json.len() > MAX_VALUE_SIZE {
-        return unreadable(
-            format!("a value of {} bytes", json.len()),
-            format!("at most {MAX_VALUE_SIZE} bytes"),
-        );
+        return unreadable(format!("a value of {} bytes", json.len()), "at most 10 MiB");
     }
     match serde_json::from_slice(json) {
         Ok(value) => decode(&value, hint),
-        Err(error) => unreadable(error.to_string(), "JSON".to_owned()),
+        Err(error) => unreadable(error.to_string(), "a JSON object"),
     }
 }
 

@@ -5,16 +5,12 @@ use serde_json::Value;
 use super::field::{Fault, Field, Notes, quote_text};
 use super::{cluster, endpoint, felix, policy};
 use crate::model::labels::{Labels, NAMESPACE_LABEL_PREFIX, SERVICE_ACCOUNT_LABEL_PREFIX};
-use crate::model::name::{Kind, ResourceKey};
+use crate::model::name::{Kind, MAX_NAME, ResourceKey};
 use crate::model::resource::Resource;
 
 const API_VERSION: &str = "projectcalico.org/v3";
 /// Namespace of an object of a namespaced kind that names none, as calicoctl does.
 const DEFAULT_NAMESPACE: &str = "default";
-/// Longest name or namespace, in bytes. A `WorkloadEndpoint`'s name holds a host name and two identifiers with their
-/// dashes doubled.
-const MAX_NAME: usize = 1024;
-
 /// An object with its identity known.
 pub(super) struct Object<'a> {
     pub(super) key: ResourceKey,

@@ -40,7 +40,7 @@ fn bytes_that_are_no_json_are_one_problem_of_their_key() {
         assert_eq!(told(&decoded), [("", Consequence::ObjectSkipped)]);
         assert_eq!(
             (decoded.resource, decoded.problems[0].expected.as_str()),
-            (None, "JSON")
+            (None, "a JSON object")
         );
         assert_eq!(decoded.problems[0].object, Some(key(Kind::Tier)));
     }
@@ -166,7 +166,7 @@ fn a_value_over_ten_megabytes_is_refused_by_its_size() {
     assert_eq!(refused.resource, None);
     assert_eq!(
         refused.problems[0].to_string(),
-        "Tier(it): found a value of 10485761 bytes, expected at most 10485760 bytes"
+        "Tier(it): found a value of 10485761 bytes, expected at most 10 MiB"
     );
 }
 
