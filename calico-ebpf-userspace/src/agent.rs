@@ -59,6 +59,7 @@ pub async fn run(mut layers: Layers, stop: CancellationToken) -> anyhow::Result<
         return Ok(());
     };
     let mut calculation = None;
+    tracing::info!(objects = snapshot.len(), "the datastore was read as a whole");
     loop {
         layers.datastore = datastore_layers(&snapshot, &config.felix_hostname);
         let config = resolve(&layers)?.config;

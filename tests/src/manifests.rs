@@ -125,12 +125,17 @@ impl Object {
 
 /// The key under which Calico keeps an object in etcd (contract 1.1).
 pub fn key_in_etcd(object: &Object) -> String {
+    key_of(&object.0)
+}
+
+/// As [`key_in_etcd`], of any value that looks like an object.
+pub fn key_of(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let kind = text(&object.0["kind"]).to_ascii_lowercase();
+    let kind = text(&object["kind"]).to_ascii_lowercase();
     let plural = kind
         .strip_suffix('y')
         .map_or_else(|| format!("{kind}s"), |stem| format!("{stem}ies"));
-    let metadata = &object.0["metadata"];
+    let metadata = &object["metadata"];
     let path = match text(&metadata["namespace"]) {
         namespace if namespace.is_empty() => text(&metadata["name"]),
         namespace => format!("{namespace}/{}", text(&metadata["name"])),

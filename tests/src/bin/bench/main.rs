@@ -4,6 +4,7 @@
 //! the figure is the ratio of their medians.
 
 mod bed;
+mod control;
 mod felix;
 mod path;
 mod prog;
@@ -19,7 +20,8 @@ use report::{Bench, Report};
 /// Measures the programs and the path from tap to tap
 #[derive(Parser)]
 struct Arguments {
-    /// Benchmarks whose name begins with one of these; all when none is given
+    /// Benchmarks whose name begins with one of these; all but `control` when none is given. `control` stands alone:
+    /// the control plane in a large cloud, with a real etcd
     names: Vec<String>,
     /// Prints one JSON document with every round and nothing else
     #[arg(long)]
@@ -44,6 +46,9 @@ fn main() -> anyhow::Result<()> {
             let _ = writeln!(std::io::stderr(), "bench: {name}");
         }
     };
+    if arguments.names == ["control"] {
+        return control::run(arguments.json, &progress);
+    }
     prog::run(arguments.rounds, &wanted, &progress, &mut benches)?;
     path::run(arguments.rounds, &wanted, &progress, &mut benches)?;
     anyhow::ensure!(
