@@ -68,6 +68,11 @@ impl Object {
         }))
     }
 
+    /// Takes an object as it is.
+    pub fn of(object: Value) -> Self {
+        Self(object)
+    }
+
     /// Sets a field of `spec`.
     #[must_use]
     pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {

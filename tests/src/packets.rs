@@ -108,7 +108,8 @@ impl Packet {
     }
 
     /// Returns the frame as it leaves a port with these addresses.
-    pub(crate) fn filled(&self, source: [u8; 6], target: [u8; 6]) -> Vec<u8> {
+    #[must_use]
+    pub fn filled(&self, source: [u8; 6], target: [u8; 6]) -> Vec<u8> {
         let mut bytes = self.0.clone();
         for (range, mac) in [(0..6, target), (6..12, source)] {
             if bytes[range.clone()] == [0; 6] {
@@ -176,14 +177,24 @@ impl Path {
     }
 
     pub fn udp(self) -> Packet {
+        self.udp_with(PAYLOAD)
+    }
+
+    /// UDP with any payload.
+    pub fn udp_with(self, payload: &[u8]) -> Packet {
         let step = self.ip().udp(self.source.port(), self.target.port());
         let mut bytes = Vec::new();
-        step.write(&mut bytes, PAYLOAD).expect("write to memory");
+        step.write(&mut bytes, payload).expect("write to memory");
         Packet(bytes)
     }
 
     /// TCP with flags as in `tcpdump`.
     pub fn tcp(self, flags: &str) -> Packet {
+        self.tcp_with(flags, &[])
+    }
+
+    /// TCP with flags as in `tcpdump` and any payload.
+    pub fn tcp_with(self, flags: &str, payload: &[u8]) -> Packet {
         let mut step = self.ip().tcp(self.source.port(), self.target.port(), 1, 64_000);
         for flag in flags.chars() {
             step = match flag {
@@ -195,7 +206,7 @@ impl Path {
             };
         }
         let mut bytes = Vec::new();
-        step.write(&mut bytes, &[]).expect("write to memory");
+        step.write(&mut bytes, payload).expect("write to memory");
         Packet(bytes)
     }
 

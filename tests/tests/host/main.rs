@@ -13,6 +13,7 @@ mod frames;
 mod host_traffic;
 mod lifecycle;
 mod policy;
+mod recorded_clouds;
 mod restarts;
 mod taps;
 mod traffic;
