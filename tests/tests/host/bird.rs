@@ -1,15 +1,16 @@
-//! Two hosts with BIRD between them: what is on a tap of one is reached from the other by the routes that the agent writes.
+//! Two hosts with BIRD and one etcd between them: what is on a tap of one is reached from the other by the routes that the agent writes.
 
 use std::time::Duration;
 
 use calico_ebpf_common::verdict::DropReason;
 use calico_ebpf_tests::agent::{Agent, Launcher};
 use calico_ebpf_tests::bird::Bird;
-use calico_ebpf_tests::fabric::Fabric;
+use calico_ebpf_tests::etcd::{Etcd, Setup};
+use calico_ebpf_tests::fabric::{Fabric, Place};
 use calico_ebpf_tests::guest::{Guest, Vm};
 use calico_ebpf_tests::host::Host;
 use calico_ebpf_tests::manifests::{
-    HOSTNAME, Manifests, allow_tcp, network_policy, only_from, workload_endpoint_on,
+    HOSTNAME, Manifests, allow_tcp, cluster_information, network_policy, only_from, workload_endpoint_on,
 };
 use calico_ebpf_tests::probe::{Question, Seen};
 use calico_ebpf_tests::traffic::Server;
@@ -61,11 +62,12 @@ fn vms_on_two_hosts_meet_by_the_routes_of_bird_and_both_hosts_police_them() {
     let hosts = [Host::new(), Host::new()];
     let mut fabric = Fabric::new();
     let places = [fabric.join(&hosts[0]), fabric.join(&hosts[1])];
-    let manifests = Manifests::new(&hosts[0].directory().join("manifests"));
-    write_policies(&manifests);
+    let etcd = Setup::new(fabric.switch()).at(fabric.place().v4()).start();
+    etcd.put_object(&cluster_information(true));
+    write_policies(&etcd);
     let [first, second] = hosts;
-    let a = side(first, HOSTNAME, Vm::new("a", 1), &manifests, places);
-    let mut b = side(second, OTHER, Vm::new("b", 2), &manifests, [places[1], places[0]]);
+    let a = side(first, HOSTNAME, Vm::new("a", 1), &etcd, places);
+    let mut b = side(second, OTHER, Vm::new("b", 2), &etcd, [places[1], places[0]]);
     let _servers = [80, 81, 82].map(|port| Server::tcp(b.guest.namespace(), port));
     let _answering = [80, 81, 82].map(|port| Server::tcp(a.guest.namespace(), port));
     for bird in [&a.bird, &b.bird] {
@@ -102,7 +104,7 @@ fn vms_on_two_hosts_meet_by_the_routes_of_bird_and_both_hosts_police_them() {
     expect_both(b.guest.namespace(), &a.guest, Question::Tcp(80), Seen::Silent);
 
     b.guest.unplug();
-    manifests.remove(&workload_endpoint_on(OTHER, b.guest.vm()));
+    etcd.delete_object(&workload_endpoint_on(OTHER, b.guest.vm()));
     wait::until("the routes of the VM that went are withdrawn", ROUTED, || {
         a.routes_to(b.guest.vm()).is_empty()
     });
@@ -114,17 +116,14 @@ fn vms_on_two_hosts_meet_by_the_routes_of_bird_and_both_hosts_police_them() {
     }
 }
 
-fn side(
-    host: Host,
-    name: &str,
-    vm: Vm,
-    manifests: &Manifests,
-    [own, peer]: [calico_ebpf_tests::fabric::Place; 2],
-) -> Side {
+fn side(host: Host, name: &str, vm: Vm, etcd: &Etcd, [own, peer]: [Place; 2]) -> Side {
     let mut guest = Guest::boot(vm);
     guest.plug(&host);
-    manifests.put(&workload_endpoint_on(name, guest.vm()));
-    let launcher = Launcher::new(&host, manifests).on(name);
+    etcd.put_object(&workload_endpoint_on(name, guest.vm()));
+    let nothing = Manifests::new(&host.directory().join("manifests"));
+    let launcher = Launcher::new(&host, &nothing)
+        .with_etcd(&etcd.endpoint())
+        .on(name);
     let agent = launcher.start(1);
     let bird = Bird::start(&host, own, peer);
     Side {
@@ -137,7 +136,7 @@ fn side(
 }
 
 /// From a to b: 80 is open, 81 is closed at b, 82 is closed at a. From b to a: 82 is open, 80 is closed at b.
-fn write_policies(manifests: &Manifests) {
+fn write_policies(etcd: &Etcd) {
     for (vm, peer, opens, takes) in [("a", "b", [80, 81], [80, 82]), ("b", "a", [82, 83], [80, 82])] {
         let from_peer = format!("name == '{peer}'");
         let mut policy = network_policy(vm, &format!("name == '{vm}'"));
@@ -147,6 +146,6 @@ fn write_policies(manifests: &Manifests) {
         for port in takes {
             policy = policy.ingress(only_from(allow_tcp(port), &from_peer));
         }
-        manifests.put(&policy);
+        etcd.put_object(&policy);
     }
 }

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use calico_ebpf_tests::agent::{Agent, Launcher};
+use calico_ebpf_tests::etcd::Etcd;
 use calico_ebpf_tests::host::Host;
 use calico_ebpf_tests::manifests::{Manifests, Object};
 use calico_ebpf_tests::packets::Packet;
 use calico_ebpf_tests::port::Port;
-use calico_ebpf_tests::recording::{Group, GroupRule, RecordedPort, Recording};
+use calico_ebpf_tests::recording::{Group, GroupRule, RecordedPort, Recording, key_of};
 use calico_ebpf_tests::wait;
 use calico_ebpf_tests::wire::Wire;
 use serde_json::{Value, json};
@@ -58,7 +59,7 @@ pub(super) struct Cloud {
     hostname: &'static str,
     agent: Agent,
     launcher: Launcher,
-    manifests: Manifests,
+    etcd: Etcd,
     locals: Vec<Local>,
     /// Ports of other hosts.
     remotes: Vec<RecordedPort>,
@@ -99,19 +100,23 @@ impl Cloud {
             is_recorded,
         };
         let locals: Vec<_> = locals.into_iter().map(plug).collect();
-        let manifests = Manifests::new(&host.directory().join("manifests"));
-        for (_, value) in recording
-            .pairs()
-            .iter()
-            .filter(|(key, _)| key.contains("/resources/"))
-        {
-            manifests.put(&Object::of(value.clone()));
-        }
+        let etcd = Etcd::start(host.namespace());
+        let recorded = recording.pairs().iter();
+        let recorded: Vec<_> = recorded
+            .map(|(key, value)| (key.clone(), value.to_string()))
+            .collect();
+        etcd.put_all(&recorded);
         let added = locals.iter().filter(|local| !local.is_recorded);
-        for port in added.map(|local| &local.recorded).chain(&remotes) {
-            manifests.put(&Object::of(port.0.clone()));
-        }
-        let launcher = Launcher::new(&host, &manifests)
+        put(
+            &etcd,
+            added
+                .map(|local| &local.recorded)
+                .chain(&remotes)
+                .map(|port| &port.0),
+        );
+        let nothing = Manifests::new(&host.directory().join("manifests"));
+        let launcher = Launcher::new(&host, &nothing)
+            .with_etcd(&etcd.endpoint())
             .on(hostname)
             .with("AllowIPIPPacketsFromWorkloads", "true");
         let agent = launcher.start(locals.len());
@@ -119,7 +124,7 @@ impl Cloud {
             hostname,
             agent,
             launcher,
-            manifests,
+            etcd,
             rules: groups.iter().flat_map(Group::rules).collect(),
             groups,
             locals,
@@ -198,9 +203,8 @@ impl Cloud {
     /// Takes rules out of their groups and waits until that is in force.
     pub(super) fn take_out(&mut self, rules: &[GroupRule]) {
         self.rules.retain(|rule| !rules.contains(rule));
-        for group in &self.groups {
-            self.manifests.put(&Object::of(group.with_rules(&self.rules).0));
-        }
+        let groups = self.groups.iter().map(|group| group.with_rules(&self.rules).0);
+        put(&self.etcd, &groups.collect::<Vec<_>>());
         self.await_change();
     }
 
@@ -223,7 +227,7 @@ impl Cloud {
         )
         .with("types", json!(["Ingress"]))
         .ingress(rule);
-        self.manifests.put(&canary);
+        put(&self.etcd, [canary.value()]);
         self.others = vec![canary.value().clone()];
         let bare = self.bare();
         let address = self.locals[bare].address(true).expect("an IPv4 address");
@@ -265,6 +269,14 @@ impl Cloud {
     pub(super) fn stop(self) {
         assert!(self.agent.terminate().success());
     }
+}
+
+/// Writes objects under their keys.
+fn put<'a>(etcd: &Etcd, objects: impl IntoIterator<Item = &'a Value>) {
+    let pairs = objects
+        .into_iter()
+        .map(|object| (key_of(object), object.to_string()));
+    etcd.put_all(&pairs.collect::<Vec<_>>());
 }
 
 /// Returns the port or identifier of a probe.
