@@ -12,8 +12,8 @@ pub type Slot = u16;
 pub const SLOT_NONE: Slot = 0;
 /// An address of the host itself.
 pub const SLOT_HOST: Slot = 0xffff;
-/// Endpoints that one host may have.
-pub const MAX_ENDPOINTS: u32 = 0xfffe;
+/// Endpoints that one host may have. Slots above stand for external addresses ([`crate::nat`]).
+pub const MAX_ENDPOINTS: u32 = 0x7fff;
 
 /// Sources are not checked: port security is off (`allowSpoofedSourcePrefixes` of /0).
 pub const FLAG_ANY_SOURCE: u16 = 1;
@@ -44,7 +44,9 @@ pub struct Endpoint {
     pub sources6_lines: u32,
     /// Until this `jiffies64`, TCP in mid-stream without a flow is judged as new.
     pub loose_until: u64,
-    pub reserved1: u64,
+    /// First [`crate::nat::Nat`] line and number of such lines: the external addresses of this endpoint.
+    pub nats: u32,
+    pub nat_count: u32,
 }
 crate::line_type!(Endpoint);
 

@@ -14,7 +14,9 @@ pub struct FlowKey4 {
     pub low_port: [u8; 2],
     pub high_port: [u8; 2],
     pub protocol: u8,
-    pub reserved: [u8; 3],
+    /// [`NOT_TRANSLATED`] or [`TRANSLATED`].
+    pub translation: u8,
+    pub reserved: [u8; 2],
 }
 crate::shared_type!(FlowKey4, 16);
 
@@ -27,9 +29,20 @@ pub struct FlowKey6 {
     pub low_port: [u8; 2],
     pub high_port: [u8; 2],
     pub protocol: u8,
-    pub reserved: [u8; 3],
+    /// [`NOT_TRANSLATED`] or [`TRANSLATED`].
+    pub translation: u8,
+    pub reserved: [u8; 2],
 }
 crate::shared_type!(FlowKey6, 40);
+
+/// The key is the packets' tuple as they are.
+pub const NOT_TRANSLATED: u8 = 0;
+/// The key is the tuple behind the translation of the destination, so that a client may speak to an external and to
+/// its internal address at once.
+pub const TRANSLATED: u8 = 1;
+
+/// [`Flow::nat`] of a flow to the metadata service.
+pub const NAT_METADATA: u16 = 0;
 
 /// The original source is the key's low side.
 pub const FLOW_ORIGIN_LOW: u8 = 1;
@@ -72,7 +85,8 @@ pub struct Flow {
     pub flags: u8,
     /// `STATE_*` bits.
     pub state: u8,
-    pub reserved: [u8; 2],
+    /// Of a [`TRANSLATED`] flow: the [tag](crate::nat::tag_of) of the external address, or [`NAT_METADATA`].
+    pub nat: u16,
 }
 crate::shared_type!(Flow, 40);
 
@@ -86,7 +100,7 @@ impl Flow {
         slot: [0; 2],
         flags: 0,
         state: 0,
-        reserved: [0; 2],
+        nat: 0,
     };
 
     /// Returns whether TCP has closed the flow: a new SYN opens a new one.

@@ -22,7 +22,7 @@ pub const RULES: &str = "CEBPF_RULES";
 /// a program array when its last reference from user space goes.
 pub const UNSETTLED: &str = "CEBPF_UNSETTLED";
 /// Entries of [`UNSETTLED`].
-pub const UNSETTLED_ENTRIES: u32 = 6;
+pub const UNSETTLED_ENTRIES: u32 = 14;
 /// The programs of [`UNSETTLED`] in order of their entries.
 pub const UNSETTLED_PROGRAMS: [&str; UNSETTLED_ENTRIES as usize] = [
     "from_workload4",
@@ -31,6 +31,14 @@ pub const UNSETTLED_PROGRAMS: [&str; UNSETTLED_ENTRIES as usize] = [
     "to_workload6",
     "from_workload_neighbor",
     "from_workload_arp",
+    "from_workload_nat4",
+    "from_workload_nat6",
+    "to_workload_nat4",
+    "to_workload_nat6",
+    "from_workload_nat_error4",
+    "from_workload_nat_error6",
+    "to_workload_nat_error4",
+    "to_workload_nat_error6",
 ];
 
 /// Entries of [`COUNTERS`].
@@ -76,6 +84,10 @@ pub mod settings {
     pub const ALLOW_VXLAN: &str = "ALLOW_VXLAN";
     /// 1: IPIP (protocol 4) from workloads is judged like any other packet.
     pub const ALLOW_IPIP: &str = "ALLOW_IPIP";
+    /// The metadata service's IPv4 address as a number.
+    pub const METADATA_ADDRESS: &str = "METADATA_ADDRESS";
+    /// TCP port of the metadata service; 0 without one.
+    pub const METADATA_PORT: &str = "METADATA_PORT";
     /// 1: judge, but write no flow, counter or event (`explain`, benchmarks).
     pub const DRY_RUN: &str = "DRY_RUN";
     /// 1: log decisions through aya-log.

@@ -30,7 +30,9 @@ pub struct Root {
     pub ports: u32,
     /// Seed of the address hashes, low and high half.
     pub seed: [u32; 2],
-    pub reserved: [u32; 2],
+    /// [`crate::nat::Nat`] lines, and their number.
+    pub nats: u32,
+    pub nat_count: u32,
 }
 crate::line_type!(Root);
 

@@ -77,6 +77,11 @@ reasons! {
         ProxyArpOwnAddress = 26, "proxy-arp-own-address";
         /// The conntrack table has no room and the packet cannot be judged without it.
         FlowTableFull = 27, "flow-table-full";
+        /// A translated and an untranslated flow, or two external addresses, would have the same tuple behind the
+        /// translation.
+        NatClash = 28, "nat-clash";
+        /// The translation of an external address or of a flow is gone.
+        NatUnknown = 29, "nat-unknown";
     }
 }
 
@@ -101,5 +106,7 @@ reasons! {
         TtlExceeded = 7, "ttl-exceeded";
         /// No room in the conntrack table: passed by policy alone.
         Untracked = 8, "untracked";
+        /// To or from the metadata service.
+        Metadata = 9, "metadata";
     }
 }

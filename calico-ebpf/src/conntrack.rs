@@ -127,6 +127,18 @@ impl<F: Family> Seen<F> {
         F::write_flow(&self.key, flow, u64::from(BPF_ANY)).is_ok()
     }
 
+    /// Looks at the flow with the same tuple of the other kind: translated or not. The key is what it was afterwards.
+    #[inline(always)]
+    pub(crate) fn of_other_kind<T>(&mut self, look: impl FnOnce(&Self) -> T) -> T {
+        F::flip_translation(&mut self.key);
+        let own = self.entry;
+        self.entry = F::find_flow(&self.key);
+        let answer = look(self);
+        self.entry = own;
+        F::flip_translation(&mut self.key);
+        answer
+    }
+
     /// Ends the flow.
     #[inline(always)]
     pub(crate) fn close(&self) {

@@ -2,11 +2,12 @@
 
 use calico_ebpf_common::address::{AddressEntry, CLASS_NONE};
 use calico_ebpf_common::endpoint::Endpoint;
-use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
+use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6, TRANSLATED};
 use calico_ebpf_common::port::protocol;
 use calico_ebpf_common::verdict::DropReason;
 
 use crate::conntrack;
+use crate::nat;
 use crate::packet::{Packet, PacketKind};
 use crate::related::{self, QuotedSlots};
 use crate::skb::Skb;
@@ -44,6 +45,8 @@ pub(crate) trait Family: Copy {
 
     /// Returns the flow's key and whether the packet's source is the key's low side.
     fn flow_key(packet: &Packet<Self>) -> (Self::Key, bool);
+    /// Makes the key of a translated flow that of an untranslated one, or the other way.
+    fn flip_translation(key: &mut Self::Key);
     fn find_flow(key: &Self::Key) -> Option<*mut Flow>;
     fn write_flow(key: &Self::Key, flow: &Flow, flags: u64) -> Result<(), i32>;
     fn delete_flow(key: &Self::Key);
@@ -64,8 +67,15 @@ pub(crate) trait Family: Copy {
     fn stays_on_link(address: Self::Address) -> bool;
     /// Makes an address of two numbers, high half first.
     fn from_halves(halves: [u64; 2]) -> Self::Address;
+    /// As [`Self::from_halves`], the other way.
+    fn to_halves(address: Self::Address) -> [u64; 2];
     /// Returns whether DHCP clients send to the address to reach any server.
     fn is_dhcp_group(address: Self::Address) -> bool;
+    /// Returns whether the packet is to the metadata service as workloads know it, to where the service is, or from
+    /// there. IPv6 has none.
+    fn is_to_metadata(packet: &Packet<Self>) -> bool;
+    fn is_at_metadata(packet: &Packet<Self>) -> bool;
+    fn is_from_metadata(packet: &Packet<Self>) -> bool;
     /// Decrements TTL or hop limit in the packet.
     fn decrement_hop_limit(skb: &Skb) -> Result<(), DropReason>;
     /// Returns the ends of the flow that the ICMP error in `skb` quotes.
@@ -125,9 +135,15 @@ impl Family for V4 {
             low_port: (low as u16).to_be_bytes(),
             high_port: (high as u16).to_be_bytes(),
             protocol: packet.protocol,
-            reserved: [0; 3],
+            translation: packet.translation,
+            reserved: [0; 2],
         };
         (key, source_is_low)
+    }
+
+    #[inline(always)]
+    fn flip_translation(key: &mut FlowKey4) {
+        key.translation ^= TRANSLATED;
     }
 
     #[inline(always)]
@@ -194,8 +210,28 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn to_halves(address: u32) -> [u64; 2] {
+        [0, u64::from(address)]
+    }
+
+    #[inline(always)]
     fn is_dhcp_group(address: u32) -> bool {
         address == u32::MAX
+    }
+
+    #[inline(always)]
+    fn is_to_metadata(packet: &Packet<Self>) -> bool {
+        nat::is_to_metadata(packet)
+    }
+
+    #[inline(always)]
+    fn is_at_metadata(packet: &Packet<Self>) -> bool {
+        nat::is_at_metadata(packet)
+    }
+
+    #[inline(always)]
+    fn is_from_metadata(packet: &Packet<Self>) -> bool {
+        nat::is_from_metadata(packet)
     }
 
     #[inline(always)]
@@ -269,9 +305,15 @@ impl Family for V6 {
             low_port: low.1.to_be_bytes(),
             high_port: high.1.to_be_bytes(),
             protocol: packet.protocol,
-            reserved: [0; 3],
+            translation: packet.translation,
+            reserved: [0; 2],
         };
         (key, source_is_low)
+    }
+
+    #[inline(always)]
+    fn flip_translation(key: &mut FlowKey6) {
+        key.translation ^= TRANSLATED;
     }
 
     #[inline(always)]
@@ -342,10 +384,30 @@ impl Family for V6 {
         halves
     }
 
+    #[inline(always)]
+    fn to_halves(address: [u64; 2]) -> [u64; 2] {
+        address
+    }
+
     /// `All_DHCP_Relay_Agents_and_Servers`, `ff02::1:2` (RFC 8415 section 7.1).
     #[inline(always)]
     fn is_dhcp_group(address: [u64; 2]) -> bool {
         address == [0xff02 << 48, 0x0001_0002]
+    }
+
+    #[inline(always)]
+    fn is_to_metadata(_packet: &Packet<Self>) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn is_at_metadata(_packet: &Packet<Self>) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn is_from_metadata(_packet: &Packet<Self>) -> bool {
+        false
     }
 
     #[inline(always)]

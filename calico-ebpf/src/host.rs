@@ -53,10 +53,12 @@ pub(crate) fn is_dhcp_to_host<F: Family>(
     Ok(true)
 }
 
-/// Returns whether a packet to the host is allowed whatever egress policy says: DNS.
+/// Returns whether a packet to the host is allowed whatever egress policy says: to the metadata service where it is, and
+/// DNS.
 #[inline(always)]
 pub(crate) fn is_always_allowed<F: Family>(packet: &Packet<F>) -> bool {
-    settings::openstack() && packet.protocol == protocol::UDP && packet.destination_port == DNS_PORT
+    let dns = packet.protocol == protocol::UDP && packet.destination_port == DNS_PORT;
+    settings::openstack() && (dns || F::is_at_metadata(packet))
 }
 
 /// Applies `DefaultEndpointToHostAction` to a packet that egress policy allowed.

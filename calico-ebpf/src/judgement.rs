@@ -24,16 +24,17 @@ pub(crate) struct End<'a> {
 }
 
 impl<'a> End<'a> {
-    /// Returns the end that an address belongs to.
+    /// Returns the end that an address belongs to, an external one too.
     #[inline(always)]
     pub(crate) fn of_address(tables: &'a Tables, entry: AddressEntry) -> Self {
-        let endpoint = tables.endpoint(entry.slot);
+        let slot = match tables.nat(entry.slot) {
+            Some(nat) => nat.slot,
+            None => entry.slot,
+        };
+        let endpoint = tables.endpoint(slot);
         match endpoint {
-            Some(_) => Self {
-                slot: entry.slot,
-                endpoint,
-            },
-            None if entry.slot == SLOT_HOST => Self {
+            Some(_) => Self { slot, endpoint },
+            None if slot == SLOT_HOST => Self {
                 slot: SLOT_HOST,
                 endpoint: None,
             },
@@ -143,6 +144,16 @@ impl<'a> Judged<'a> {
         }
     }
 
+    /// A flow that is allowed whatever policy says.
+    #[inline(always)]
+    pub(crate) fn always(originator: End<'a>, responder: End<'a>) -> Self {
+        Self {
+            originator,
+            responder,
+            rule: [0; 2],
+        }
+    }
+
     /// Returns the flow's entry. `seen` is the packet that was judged, `old` the entry that it continues, if it does,
     /// and whether it goes from originator to responder.
     #[inline(always)]
@@ -184,7 +195,7 @@ impl<'a> Judged<'a> {
             slot: [self.originator.slot, self.responder.slot],
             flags,
             state,
-            reserved: [0; 2],
+            nat: 0,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A parsed packet.
 
+use calico_ebpf_common::flow::TRANSLATED;
+
 use crate::family::Family;
 
 /// How conntrack and policy treat a packet beyond its tuple.
@@ -36,9 +38,21 @@ pub(crate) struct Packet<F: Family> {
     /// Bytes of the packet from the transport header on, as the IP header states.
     pub(crate) transport_bytes: usize,
     pub(crate) kind: PacketKind,
+    /// What the flow's key says of the tuple: `calico_ebpf_common::flow::TRANSLATED` or `NOT_TRANSLATED`.
+    pub(crate) translation: u8,
 }
 
 impl<F: Family> Packet<F> {
+    /// Returns the packet with the tuple that it has behind the translation of its destination.
+    #[inline(always)]
+    pub(crate) fn translated_to(&self, destination: F::Address) -> Self {
+        Self {
+            destination,
+            translation: TRANSLATED,
+            ..*self
+        }
+    }
+
     /// Returns the source port of the flow's first packet, and what its port class is looked up by. `reversed` says
     /// that this packet is one of its replies.
     #[inline(always)]

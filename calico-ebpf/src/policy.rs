@@ -28,12 +28,32 @@ impl Classes {
         packet: &Packet<F>,
         reversed: bool,
     ) -> Result<Self, DropReason> {
-        let (source, destination) = if reversed {
-            (packet.destination, packet.source)
-        } else {
-            (packet.source, packet.destination)
-        };
+        let (source, destination) = first_addresses(packet, reversed);
         let [source, destination] = F::address_entries(tables, source, destination)?;
+        Self::of_entries(tables, packet, reversed, source, destination)
+    }
+
+    /// As [`Self::of`], with two calls that each need less stack.
+    #[inline(always)]
+    pub(crate) fn one_by_one<F: Family>(
+        tables: &Tables,
+        packet: &Packet<F>,
+        reversed: bool,
+    ) -> Result<Self, DropReason> {
+        let (source, destination) = first_addresses(packet, reversed);
+        let source = F::address_entry(tables, source)?;
+        let destination = F::address_entry(tables, destination)?;
+        Self::of_entries(tables, packet, reversed, source, destination)
+    }
+
+    #[inline(always)]
+    fn of_entries<F: Family>(
+        tables: &Tables,
+        packet: &Packet<F>,
+        reversed: bool,
+        source: AddressEntry,
+        destination: AddressEntry,
+    ) -> Result<Self, DropReason> {
         let (source_port, value) = packet.first_ports(reversed);
         let port =
             port_class(tables, tables.root(), packet.protocol, value).ok_or(DropReason::NoPolicyTable)?;
@@ -71,6 +91,16 @@ impl Classes {
             rules[1] = allowed(skb, Cell((cells >> 32) as u32), DropReason::IngressPolicy)?;
         }
         Ok(rules)
+    }
+}
+
+/// Returns source and destination of a flow's first packet.
+#[inline(always)]
+fn first_addresses<F: Family>(packet: &Packet<F>, reversed: bool) -> (F::Address, F::Address) {
+    if reversed {
+        (packet.destination, packet.source)
+    } else {
+        (packet.source, packet.destination)
     }
 }
 

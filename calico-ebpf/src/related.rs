@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use calico_ebpf_common::endpoint::Slot;
+use calico_ebpf_common::flow::NOT_TRANSLATED;
 use calico_ebpf_common::port::protocol;
 use calico_ebpf_common::verdict::DropReason;
 
@@ -14,7 +15,7 @@ use crate::parse::transport::set_icmp;
 use crate::skb::Skb;
 
 /// Bytes of an ICMP error before the quoted packet, both families.
-const ERROR_BYTES: usize = 8;
+pub(crate) const ERROR_BYTES: usize = 8;
 /// Bytes of transport header that every error quotes (RFC 792).
 const QUOTED_TRANSPORT: usize = 8;
 
@@ -107,6 +108,7 @@ pub(crate) fn parse_quoted4(skb: &Skb, offset: usize, bytes: usize) -> Result<Pa
         transport_offset: offset + header_bytes,
         transport_bytes: bytes - header_bytes,
         kind: PacketKind::Plain,
+        translation: NOT_TRANSLATED,
     };
     parse_quoted_transport(skb, &mut packet)?;
     Ok(packet)
@@ -133,6 +135,7 @@ pub(crate) fn parse_quoted6(skb: &Skb, offset: usize, bytes: usize) -> Result<Pa
         transport_offset: offset + IPV6_BYTES,
         transport_bytes: bytes - IPV6_BYTES,
         kind: PacketKind::Plain,
+        translation: NOT_TRANSLATED,
     };
     parse_quoted_transport(skb, &mut packet)?;
     Ok(packet)

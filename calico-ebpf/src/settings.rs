@@ -16,6 +16,10 @@ static ALLOW_VXLAN: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static ALLOW_IPIP: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
+static METADATA_ADDRESS: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static METADATA_PORT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
 static DRY_RUN: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static DEBUG_LOG: Global<u32> = Global::new(0);
@@ -51,6 +55,12 @@ pub(crate) fn allow_vxlan() -> bool {
 #[inline(always)]
 pub(crate) fn allow_ipip() -> bool {
     ALLOW_IPIP.load() != 0
+}
+
+/// Returns address and TCP port of the metadata service; port 0 is none.
+#[inline(always)]
+pub(crate) fn metadata() -> (u32, u16) {
+    (METADATA_ADDRESS.load(), METADATA_PORT.load() as u16)
 }
 
 /// Returns whether the program only judges and writes nothing.

@@ -7,6 +7,7 @@ use calico_ebpf_common::address::{self, AddressEntry};
 use calico_ebpf_common::endpoint::{self, Endpoint, Slot, endpoint_at, slot_of_interface};
 use calico_ebpf_common::line::{Line, Lines};
 use calico_ebpf_common::maps::POLICY_LINES;
+use calico_ebpf_common::nat::{self, FIRST_NAT_SLOT, Nat, Wanted, nat_at};
 use calico_ebpf_common::policy::{Question, verdict};
 use calico_ebpf_common::root::Root;
 use calico_ebpf_common::verdict::DropReason;
@@ -57,6 +58,19 @@ impl Tables {
         let slot = slot_of_interface(self, self.root, ifindex);
         let endpoint = endpoint_at(self, self.root, slot).ok_or(DropReason::UnknownInterface)?;
         Ok((slot, endpoint))
+    }
+
+    /// Returns the translation that an address entry's slot stands for.
+    #[inline(always)]
+    pub(crate) fn nat(&self, slot: Slot) -> Option<&Nat> {
+        nat_at(self, self.root, slot)
+    }
+
+    /// Returns the line of the translation that an address entry's slot stands for, if it stands for one.
+    #[inline(always)]
+    pub(crate) fn line_of_nat(&self, slot: Slot) -> u32 {
+        let index = u32::from(slot.wrapping_sub(FIRST_NAT_SLOT));
+        self.root.nats.wrapping_add(index)
     }
 
     /// Returns the local endpoint at `slot`.
@@ -162,6 +176,30 @@ pub(crate) extern "C" fn source4_flags(first: u32, count: u32, address: u32) -> 
 #[inline(never)]
 pub(crate) extern "C" fn source6_flags(first: u32, count: u32, high: u64, low: u64) -> u32 {
     endpoint::source6_flags(&Policy, first, count, [high, low])
+}
+
+/// Returns the line of an external address of `high`, `low` among the `count` lines at `first`, or 0: the one with the
+/// tag `wanted`, with tag 0 the lowest one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn nat_line(first: u32, count: u32, high: u64, low: u64, wanted: u32) -> u32 {
+    let wanted = match wanted as u16 {
+        0 => Wanted::Lowest,
+        tag => Wanted::Tagged(tag),
+    };
+    match nat::nat_line(&Policy, first, count, [high, low], wanted) {
+        Some(line) => line,
+        None => 0,
+    }
+}
+
+/// Returns the translation at a line that [`nat_line`] gave.
+#[inline(always)]
+pub(crate) fn nat_at_line(line: u32) -> Option<&'static Nat> {
+    if line == 0 {
+        return None;
+    }
+    CEBPF_POLICY.get(line).map(Line::read_as)
 }
 
 /// The whole policy table, for look-ups that are told where to begin.

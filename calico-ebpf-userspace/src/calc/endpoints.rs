@@ -161,9 +161,6 @@ pub(super) fn not_enforced(resource: &Resource, options: &CalcOptions) -> Vec<&'
             if endpoint.has_qos_controls {
                 list.push("qosControls");
             }
-            if !endpoint.ip_nats.is_empty() {
-                list.push("ipNATs");
-            }
         }
         Resource::IpPool(pool) if pool.nat_outgoing => list.push("natOutgoing"),
         Resource::HostEndpoint(_)

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use super::exact::words;
 use super::input::{HostInterface, TableInput};
+use super::nats::WrittenNats;
 use super::writer::{LineWriter, line_of};
 use crate::calc::effective::EffectiveEndpoint;
 use crate::model::name::ResourceKey;
@@ -114,6 +115,7 @@ pub(super) fn write_endpoints(
     writer: &mut LineWriter,
     placed: &[Placed<'_>],
     sets: &[[u32; 2]],
+    nats: &WrittenNats,
     problems: &mut EndpointProblems,
 ) -> (u32, u32) {
     let count = placed
@@ -131,6 +133,7 @@ pub(super) fn write_endpoints(
             );
             problems.push((place.key.clone(), text));
         }
+        let (first_nat, nat_count) = nats.lines_of(place.slot);
         table[usize::from(place.slot)] = Endpoint {
             ifindex: place.ifindex,
             generation: place.generation,
@@ -152,6 +155,8 @@ pub(super) fn write_endpoints(
             },
             sources6_lines: line_count(&sources.v6),
             loose_until: place.interface.map_or(0, |interface| interface.loose_until),
+            nats: first_nat,
+            nat_count,
             ..Endpoint::default()
         };
     }

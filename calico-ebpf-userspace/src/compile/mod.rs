@@ -15,6 +15,7 @@ pub mod generate;
 mod grid;
 pub mod input;
 pub mod lower;
+mod nats;
 pub mod ports;
 mod prefixes;
 mod projection;

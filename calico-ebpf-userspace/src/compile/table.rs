@@ -24,6 +24,7 @@ use super::endpoints::{
 use super::exact::{Exact, ExactTables, NoArrangement, arrange, words};
 use super::input::TableInput;
 use super::lower::{LoweredDirection, Predicates, lower_direction};
+use super::nats::Nats;
 use super::ports::{PortClasses, Runs, TooManyPortClasses};
 use super::prefixes::{TooManyIntervals, write_tree4, write_tree6};
 use super::reference::Direction;
@@ -87,7 +88,9 @@ pub enum TableError {
 pub fn build(input: &TableInput<'_>, ids: &mut RuleIds) -> Result<BuiltTable, TableError> {
     let mut problems = EndpointProblems::new();
     let placed = place_endpoints(input, &mut problems);
-    let owners = address_owners(input, &placed);
+    let mut owners = address_owners(input, &placed);
+    let nats = Nats::collect(&placed, &owners, &mut problems);
+    owners.extend(nats.slots());
     let mut policies = Policies::default();
     let set_of: Vec<usize> = placed
         .iter()
@@ -115,6 +118,7 @@ pub fn build(input: &TableInput<'_>, ids: &mut RuleIds) -> Result<BuiltTable, Ta
         input,
         placed: &placed,
         owners: &owners,
+        nats: &nats,
         policies: &policies,
         set_of: &set_of,
         lowered: &lowered,
@@ -178,6 +182,7 @@ struct Plan<'a> {
     input: &'a TableInput<'a>,
     placed: &'a [Placed<'a>],
     owners: &'a BTreeMap<IpAddr, Slot>,
+    nats: &'a Nats,
     policies: &'a Policies<'a>,
     /// Policy set of each of `placed`.
     set_of: &'a [usize],
@@ -205,9 +210,15 @@ impl Plan<'_> {
                 sets.directions[direction].slots.insert(place.slot);
             }
         }
+        let nats = self.nats.write(&mut writer, &mut root);
         let endpoint_set_lines: Vec<[u32; 2]> = self.set_of.iter().map(|set| sets.lines[*set]).collect();
-        (root.endpoints, root.endpoint_count) =
-            write_endpoints(&mut writer, self.placed, &endpoint_set_lines, &mut problems);
+        (root.endpoints, root.endpoint_count) = write_endpoints(
+            &mut writer,
+            self.placed,
+            &endpoint_set_lines,
+            &nats,
+            &mut problems,
+        );
         (root.interfaces, root.interfaces_mask) = write_interfaces(&mut writer, self.placed, &mut problems);
         writer.set(first_line, &root);
         if writer.count() > u64::from(input.max_lines) {

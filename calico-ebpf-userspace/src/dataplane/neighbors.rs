@@ -1,7 +1,8 @@
-//! Permanent IPv4 neighbour entries of workloads: no ARP towards guests. IPv6 resolves by itself.
+//! Permanent neighbour entries of workloads: no ARP towards guests, and nobody asks them for external addresses, which
+//! they do not know of. Fixed IPv6 addresses resolve by themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
@@ -14,11 +15,11 @@ use super::routes::is_gone;
 use crate::model::resource::MacAddress;
 
 /// Interface number and address.
-pub type NeighborKey = (u32, Ipv4Addr);
+pub type NeighborKey = (u32, IpAddr);
 /// Neighbour entries by interface and address.
 pub type NeighborTable = BTreeMap<NeighborKey, MacAddress>;
 
-/// Reads the permanent IPv4 neighbours on `interfaces` from the kernel.
+/// Reads the permanent neighbours on `interfaces` from the kernel.
 ///
 /// # Errors
 /// When the netlink request fails.
@@ -26,7 +27,7 @@ pub async fn read_back(
     netlink: &rtnetlink::Handle,
     interfaces: &BTreeSet<u32>,
 ) -> Result<NeighborTable, rtnetlink::Error> {
-    let request = netlink.neighbours().get().set_address_family(AddressFamily::Inet);
+    let request = netlink.neighbours().get();
     let messages: Vec<_> = request.execute().try_collect().await?;
     Ok(messages
         .iter()
@@ -35,14 +36,22 @@ pub async fn read_back(
         .collect())
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the attributes that matter are named"
+)]
 fn neighbor_of(message: &NeighbourMessage) -> Option<(NeighborKey, MacAddress)> {
     if message.header.state != NeighbourState::Permanent {
         return None;
     }
     let (mut address, mut mac) = (None, None);
     for attribute in &message.attributes {
-        if let NeighbourAttribute::Destination(NeighbourAddress::Inet(destination)) = attribute {
-            address = Some(*destination);
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some((*found).into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(found)) => {
+                address = Some((*found).into())
+            }
+            _ => {}
         }
         if let NeighbourAttribute::LinkLayerAddress(bytes) = attribute {
             mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddress);
@@ -66,7 +75,7 @@ pub async fn reconcile(
     for ((ifindex, address), mac) in delta.put {
         let request = netlink
             .neighbours()
-            .add(ifindex, address.into())
+            .add(ifindex, address)
             .link_layer_address(&mac.0)
             .replace();
         match request.execute().await {
@@ -91,11 +100,15 @@ pub async fn remove(
     (ifindex, address): NeighborKey,
 ) -> Result<(), rtnetlink::Error> {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    let (family, destination) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, NeighbourAddress::Inet6(address)),
+    };
+    message.header.family = family;
     message.header.ifindex = ifindex;
     message
         .attributes
-        .push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+        .push(NeighbourAttribute::Destination(destination));
     match netlink.neighbours().del(message).execute().await {
         Err(error) if !is_gone(&error) => Err(error),
         _ => {

@@ -1,6 +1,7 @@
 //! Opens endpoints, last of all: settings of their taps, neighbours and routes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -133,6 +134,8 @@ impl Dataplane {
         let endpoints = self.endpoints_by_interface();
         let mut prefixes: Vec<(IpNet, u32)> = Vec::new();
         let mut macs = BTreeMap::new();
+        // Asked for twice, an external address leads where the table has it: to the lowest internal one, as text.
+        let mut external: BTreeMap<IpAddr, (String, u32)> = BTreeMap::new();
         for tap in self.interfaces.values().filter(|interface| interface.up) {
             let Some((_, endpoint)) = endpoints.get(&tap.name) else {
                 continue;
@@ -141,21 +144,32 @@ impl Dataplane {
             if !matches!(gate, Some(Gate::Open | Gate::OpenToSpoofing)) {
                 continue;
             }
-            let external = endpoint.ip_nats.iter().map(|nat| IpNet::from(nat.external));
-            let all = endpoint.ip_networks.iter().copied().chain(external);
-            let served = all.filter(|net| self.config.ipv6_support || net.addr().is_ipv4());
-            prefixes.extend(served.map(|net| (net, tap.ifindex)));
+            let served = |address: IpAddr| self.config.ipv6_support || address.is_ipv4();
+            let networks = endpoint.ip_networks.iter().filter(|net| served(net.addr()));
+            prefixes.extend(networks.map(|net| (*net, tap.ifindex)));
+            for nat in endpoint.ip_nats.iter().filter(|nat| served(nat.external)) {
+                let candidate = (nat.internal.to_string(), tap.ifindex);
+                let chosen = external.entry(nat.external).or_insert_with(|| candidate.clone());
+                if candidate < *chosen {
+                    *chosen = candidate;
+                }
+            }
             macs.insert(tap.ifindex, endpoint.mac);
         }
-        let routes = routes::desired_routes(&self.config, prefixes);
+        let floating = external
+            .iter()
+            .map(|(address, (_, ifindex))| (IpNet::from(*address), *ifindex));
+        let routes = routes::desired_routes(&self.config, prefixes.into_iter().chain(floating));
         let neighbors = routes
             .keys()
             .filter_map(|key| {
-                let IpNet::V4(prefix) = key.prefix else {
+                let address = key.prefix.addr();
+                let is_whole = key.prefix.prefix_len() == key.prefix.max_prefix_len();
+                if !is_whole || address.is_ipv6() && !external.contains_key(&address) {
                     return None;
-                };
+                }
                 let mac = macs.get(&key.ifindex).copied().flatten()?;
-                (prefix.prefix_len() == 32).then_some(((key.ifindex, prefix.addr()), mac))
+                Some(((key.ifindex, address), mac))
             })
             .collect();
         (routes, neighbors)

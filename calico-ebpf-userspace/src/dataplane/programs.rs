@@ -223,6 +223,7 @@ impl Settings {
             EndpointToHostAction::Drop => 0,
             EndpointToHostAction::Return | EndpointToHostAction::Accept => 1,
         };
+        let metadata = config.metadata_addr;
         Self(vec![
             (settings::MARK, config.bpf_judged_mark),
             (settings::ENDPOINT_TO_HOST_ACCEPT, to_host_accept),
@@ -233,6 +234,14 @@ impl Settings {
                 u32::from(config.allow_vxlan_from_workloads),
             ),
             (settings::ALLOW_IPIP, u32::from(config.allow_ipip_from_workloads)),
+            (
+                settings::METADATA_ADDRESS,
+                metadata.map_or(0, std::net::Ipv4Addr::to_bits),
+            ),
+            (
+                settings::METADATA_PORT,
+                metadata.map_or(0, |_| u32::from(config.metadata_port)),
+            ),
             (settings::DRY_RUN, 0),
             (settings::DEBUG_LOG, u32::from(config.bpf_log)),
         ])

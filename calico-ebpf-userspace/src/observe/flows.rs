@@ -204,7 +204,8 @@ mod tests {
             low_port: low_port.to_be_bytes(),
             high_port: high_port.to_be_bytes(),
             protocol,
-            reserved: [0; 3],
+            translation: 0,
+            reserved: [0; 2],
         })
     }
 

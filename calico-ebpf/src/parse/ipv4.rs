@@ -1,5 +1,6 @@
 //! IPv4, RFC 791.
 
+use calico_ebpf_common::flow::NOT_TRANSLATED;
 use calico_ebpf_common::verdict::DropReason;
 
 use crate::family::V4;
@@ -43,6 +44,7 @@ pub(crate) fn parse(skb: &Skb) -> Result<Packet<V4>, DropReason> {
         transport_offset: ETHERNET_BYTES + header_bytes,
         transport_bytes: total - header_bytes,
         kind: crate::packet::PacketKind::Plain,
+        translation: NOT_TRANSLATED,
     };
     transport::parse(skb, &mut packet)?;
     Ok(packet)

@@ -1,5 +1,6 @@
 //! IPv6, RFC 8200.
 
+use calico_ebpf_common::flow::NOT_TRANSLATED;
 use calico_ebpf_common::verdict::DropReason;
 
 use crate::family::V6;
@@ -50,6 +51,7 @@ pub(crate) fn parse(skb: &Skb) -> Result<Packet<V6>, DropReason> {
         transport_offset: ETHERNET_BYTES + IPV6_BYTES + walked,
         transport_bytes: payload - walked,
         kind: PacketKind::Plain,
+        translation: NOT_TRANSLATED,
     };
     transport::parse(skb, &mut packet)?;
     Ok(packet)

@@ -8,6 +8,7 @@ use aya_ebpf::programs::TcContext;
 use calico_ebpf_common::address::AddressEntry;
 use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, SOURCE_ANY_MAC, Slot};
 use calico_ebpf_common::flow::{FLOW_ORIGIN_ANY_MAC, FLOW_RESPONDER_ANY_MAC, Flow};
+use calico_ebpf_common::nat::is_nat_slot;
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
 use super::{NO_FLOW, drop_packet, leave_to};
@@ -17,6 +18,7 @@ use crate::family::{Family, V4, V6};
 use crate::forward::{self, Action};
 use crate::host;
 use crate::judgement::{End, check_opens, judge};
+use crate::nat;
 use crate::packet::{Packet, PacketKind};
 use crate::parse::ethernet::{self, EtherType};
 use crate::policy::Classes;
@@ -25,10 +27,14 @@ use crate::skb::{Mac, Skb};
 use crate::tables::Tables;
 
 /// Entries of the programs that finish what this one does not settle.
-const UNSETTLED4: u32 = 0;
-const UNSETTLED6: u32 = 1;
+pub(super) const UNSETTLED4: u32 = 0;
+pub(super) const UNSETTLED6: u32 = 1;
 const NEIGHBOR: u32 = 4;
 const ARP: u32 = 5;
+const NAT4: u32 = 6;
+const NAT6: u32 = 7;
+const NAT_ERROR4: u32 = 10;
+const NAT_ERROR6: u32 = 11;
 
 #[classifier]
 pub(crate) fn from_workload(context: TcContext) -> i32 {
@@ -46,10 +52,24 @@ pub(super) fn verdict(context: &TcContext) -> i32 {
 }
 
 /// The sender: the endpoint of the tap, and the frame's source address.
-struct Sender<'a> {
-    slot: Slot,
-    endpoint: &'a Endpoint,
-    source: Mac,
+pub(super) struct Sender<'a> {
+    pub(super) slot: Slot,
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) source: Mac,
+}
+
+impl<'a> Sender<'a> {
+    /// Returns who sent the frame.
+    #[inline(always)]
+    pub(super) fn of(tables: &'a Tables, skb: &Skb) -> Result<Self, DropReason> {
+        let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
+        let source = ethernet::source(skb)?;
+        Ok(Self {
+            slot,
+            endpoint,
+            source,
+        })
+    }
 }
 
 #[inline(always)]
@@ -68,12 +88,12 @@ fn try_from_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReaso
         source,
     };
     match ethertype {
-        EtherType::Ipv4 => from_sender::<V4, UNSETTLED4>(context, skb, &tables, &sender),
+        EtherType::Ipv4 => from_sender::<V4, UNSETTLED4, NAT4, NAT_ERROR4>(context, skb, &tables, &sender),
         EtherType::Ipv6 => {
             if !settings::ipv6() {
                 return Err(DropReason::Ipv6Disabled);
             }
-            from_sender::<V6, UNSETTLED6>(context, skb, &tables, &sender)
+            from_sender::<V6, UNSETTLED6, NAT6, NAT_ERROR6>(context, skb, &tables, &sender)
         }
         EtherType::Arp => Err(leave_to::<ARP>(context)),
     }
@@ -81,7 +101,7 @@ fn try_from_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReaso
 
 /// The fast path: the packet continues a flow that was judged under the policy in force.
 #[inline(always)]
-fn from_sender<F: Family, const UNSETTLED: u32>(
+fn from_sender<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR: u32>(
     context: &TcContext,
     skb: &Skb,
     tables: &Tables,
@@ -92,6 +112,9 @@ fn from_sender<F: Family, const UNSETTLED: u32>(
         PacketKind::Neighbor => return Err(leave_to::<NEIGHBOR>(context)),
         PacketKind::IcmpError => {
             skb.leave(0);
+            if tables.root().nat_count != 0 {
+                return Err(leave_to::<NAT_ERROR>(context));
+            }
             return Err(leave_to::<UNSETTLED>(context));
         }
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
@@ -99,6 +122,9 @@ fn from_sender<F: Family, const UNSETTLED: u32>(
     let seen = conntrack::look_up(&packet);
     let Some(flow) = seen.flow() else {
         skb.leave(NO_FLOW);
+        if nat::concerns_sent(tables, &packet) {
+            return Err(leave_to::<NAT>(context));
+        }
         return Err(leave_to::<UNSETTLED>(context));
     };
     let place = seen.place(&flow);
@@ -117,7 +143,7 @@ fn from_sender<F: Family, const UNSETTLED: u32>(
 /// MAC that may use the address. The address itself was checked when the flow was opened: another sender's packet
 /// with the same tuple has another slot.
 #[inline(always)]
-fn is_current(sender: &Sender<'_>, flow: &Flow, place: &Place) -> bool {
+pub(super) fn is_current(sender: &Sender<'_>, flow: &Flow, place: &Place) -> bool {
     if place.source_slot != sender.slot || place.source_generation != sender.endpoint.generation {
         return false;
     }
@@ -134,7 +160,7 @@ fn is_current(sender: &Sender<'_>, flow: &Flow, place: &Place) -> bool {
 
 /// Returns the flow's destination, or `None` if its policy changed since the flow was judged.
 #[inline(always)]
-fn current_destination<'a>(tables: &'a Tables, place: &Place) -> Option<End<'a>> {
+pub(super) fn current_destination<'a>(tables: &'a Tables, place: &Place) -> Option<End<'a>> {
     if place.destination_slot == SLOT_NONE || place.destination_slot == SLOT_HOST {
         return Some(End {
             slot: place.destination_slot,
@@ -148,8 +174,13 @@ fn current_destination<'a>(tables: &'a Tables, place: &Place) -> Option<End<'a>>
     Some(End::of_endpoint(place.destination_slot, endpoint))
 }
 
+/// Sends a judged packet to its destination.
 #[inline(always)]
-fn send<F: Family>(skb: &Skb, packet: &Packet<F>, destination: End<'_>) -> Result<Action, DropReason> {
+pub(super) fn send<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F>,
+    destination: End<'_>,
+) -> Result<Action, DropReason> {
     if let Some(target) = destination.endpoint {
         return forward::to_workload(skb, packet, target, PassReason::LocalWorkload);
     }
@@ -165,34 +196,32 @@ fn send<F: Family>(skb: &Skb, packet: &Packet<F>, destination: End<'_>) -> Resul
 /// error, neighbour discovery.
 #[classifier]
 pub(crate) fn from_workload4(context: TcContext) -> i32 {
-    unsettled::<V4>(&context)
+    unsettled::<V4, NAT4>(&context)
 }
 
 /// As [`from_workload4`], for IPv6.
 #[classifier]
 pub(crate) fn from_workload6(context: TcContext) -> i32 {
-    unsettled::<V6>(&context)
+    unsettled::<V6, NAT6>(&context)
 }
 
 #[inline(always)]
-fn unsettled<F: Family>(context: &TcContext) -> i32 {
+fn unsettled<F: Family, const NAT: u32>(context: &TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
-    match try_unsettled::<F>(&skb, skb.left() == NO_FLOW) {
+    match try_unsettled::<F, NAT>(context, &skb, skb.left() == NO_FLOW) {
         Ok(action) => action,
         Err(reason) => drop_packet(&skb, reason),
     }
 }
 
 #[inline(always)]
-fn try_unsettled<F: Family>(skb: &Skb, no_flow: bool) -> Result<Action, DropReason> {
+fn try_unsettled<F: Family, const NAT: u32>(
+    context: &TcContext,
+    skb: &Skb,
+    no_flow: bool,
+) -> Result<Action, DropReason> {
     let tables = Tables::active()?;
-    let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
-    let source = ethernet::source(skb)?;
-    let sender = Sender {
-        slot,
-        endpoint,
-        source,
-    };
+    let sender = Sender::of(&tables, skb)?;
     let packet = F::parse(skb)?;
     if host::is_dhcp_server(&packet) {
         return Err(DropReason::DhcpServer);
@@ -203,16 +232,17 @@ fn try_unsettled<F: Family>(skb: &Skb, no_flow: bool) -> Result<Action, DropReas
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
     }
     if host::has_dhcp_client_ports(&packet)
-        && host::is_dhcp_to_host(&tables, endpoint, sender.source, &packet)?
+        && host::is_dhcp_to_host(&tables, sender.endpoint, sender.source, &packet)?
     {
         return Ok(forward::to_stack(skb, PassReason::Dhcp));
     }
-    judge_packet(skb, &tables, &sender, &packet, no_flow)
+    judge_packet::<F, NAT>(context, skb, &tables, &sender, &packet, no_flow)
 }
 
 /// Judges a packet as the first of a flow, or a flow again by its first packet.
 #[inline(always)]
-fn judge_packet<F: Family>(
+fn judge_packet<F: Family, const NAT: u32>(
+    context: &TcContext,
     skb: &Skb,
     tables: &Tables,
     sender: &Sender<'_>,
@@ -235,6 +265,11 @@ fn judge_packet<F: Family>(
     } else {
         (classes.destination, classes.source)
     };
+    if forward && is_nat_slot(peer_entry.slot) {
+        // The flow is of a time when its destination was not translated.
+        seen.close();
+        return Err(leave_to::<NAT>(context));
+    }
     let any_mac = check_source(sender, packet, my_entry)?;
     host::check_destination::<F>(packet.destination, peer_entry.slot)?;
     let me = End::of_endpoint(sender.slot, sender.endpoint);
@@ -276,7 +311,7 @@ fn judge_packet<F: Family>(
 ///
 /// An address that the exact table gives to this sender is one of its fixed ones; only for others is the list walked.
 #[inline(always)]
-fn check_source<F: Family>(
+pub(super) fn check_source<F: Family>(
     sender: &Sender<'_>,
     packet: &Packet<F>,
     entry: AddressEntry,

@@ -5,15 +5,17 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, Slot};
 use calico_ebpf_common::flow::Flow;
+use calico_ebpf_common::nat::is_nat_slot;
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
 use super::{NO_FLOW, drop_packet, leave_to};
 use crate::antispoof;
-use crate::conntrack::{self, Meaning};
+use crate::conntrack::{self, Meaning, Seen};
 use crate::family::{Family, V4, V6};
 use crate::forward::{self, Action};
 use crate::host;
 use crate::judgement::{End, Judged, check_opens, judge};
+use crate::nat;
 use crate::packet::{Packet, PacketKind};
 use crate::parse::ethernet::{self, EtherType};
 use crate::policy::Classes;
@@ -22,8 +24,12 @@ use crate::skb::Skb;
 use crate::tables::Tables;
 
 /// Entries of the programs that finish what this one does not settle.
-const UNSETTLED4: u32 = 2;
-const UNSETTLED6: u32 = 3;
+pub(super) const UNSETTLED4: u32 = 2;
+pub(super) const UNSETTLED6: u32 = 3;
+const NAT4: u32 = 8;
+const NAT6: u32 = 9;
+const NAT_ERROR4: u32 = 12;
+const NAT_ERROR6: u32 = 13;
 
 #[classifier]
 pub(crate) fn to_workload(context: TcContext) -> i32 {
@@ -38,24 +44,32 @@ pub(crate) fn to_workload(context: TcContext) -> i32 {
 }
 
 /// The workload behind the tap.
-struct Receiver<'a> {
-    slot: Slot,
-    endpoint: &'a Endpoint,
+pub(super) struct Receiver<'a> {
+    pub(super) slot: Slot,
+    pub(super) endpoint: &'a Endpoint,
+}
+
+impl<'a> Receiver<'a> {
+    /// Returns whose tap the packet leaves by.
+    #[inline(always)]
+    pub(super) fn of(tables: &'a Tables, skb: &Skb) -> Result<Self, DropReason> {
+        let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
+        Ok(Self { slot, endpoint })
+    }
 }
 
 #[inline(always)]
 fn try_to_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReason> {
     skb.make_headers_linear();
     let tables = Tables::active()?;
-    let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
-    let receiver = Receiver { slot, endpoint };
+    let receiver = Receiver::of(&tables, skb)?;
     if skb.ingress_ifindex() == 0 {
-        return from_host(skb, &receiver);
+        return from_host(context, skb, &receiver);
     }
     let (_, ethertype) = ethernet::parse(skb)?;
     match ethertype {
-        EtherType::Ipv4 => from_remote::<V4, UNSETTLED4>(context, skb, &receiver),
-        EtherType::Ipv6 => from_remote::<V6, UNSETTLED6>(context, skb, &receiver),
+        EtherType::Ipv4 => from_remote::<V4, UNSETTLED4, NAT4, NAT_ERROR4>(context, skb, &receiver),
+        EtherType::Ipv6 => from_remote::<V6, UNSETTLED6, NAT6, NAT_ERROR6>(context, skb, &receiver),
         // Nothing forwards ARP to a tap: proxy ARP answers are the host's own.
         EtherType::Arp => Err(DropReason::ArpSender),
     }
@@ -64,15 +78,19 @@ fn try_to_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReason>
 /// What the host sends always passes (DHCP answers, neighbour discovery, metadata); its flows are tracked so that the
 /// workload's answers pass. What cannot be parsed, such as fragments, passes untracked.
 #[inline(always)]
-fn from_host(skb: &Skb, receiver: &Receiver<'_>) -> Result<Action, DropReason> {
+fn from_host(context: &TcContext, skb: &Skb, receiver: &Receiver<'_>) -> Result<Action, DropReason> {
     if let Ok((_, ethertype)) = ethernet::parse(skb) {
         match ethertype {
-            EtherType::Ipv4 => {
-                to_workload_track4(skb.raw());
-            }
-            EtherType::Ipv6 => {
-                to_workload_track6(skb.raw());
-            }
+            EtherType::Ipv4 => match to_workload_track4(skb.raw()) {
+                TRACK_NAT => return Err(leave_to::<NAT4>(context)),
+                TRACK_NAT_ERROR => return Err(leave_to::<NAT_ERROR4>(context)),
+                _ => {}
+            },
+            EtherType::Ipv6 => match to_workload_track6(skb.raw()) {
+                TRACK_NAT => return Err(leave_to::<NAT6>(context)),
+                TRACK_NAT_ERROR => return Err(leave_to::<NAT_ERROR6>(context)),
+                _ => {}
+            },
             EtherType::Arp => {
                 if antispoof::answers_for_own_address(skb, receiver.endpoint) {
                     return Err(DropReason::ProxyArpOwnAddress);
@@ -83,7 +101,11 @@ fn from_host(skb: &Skb, receiver: &Receiver<'_>) -> Result<Action, DropReason> {
     Ok(forward::to_stack(skb, PassReason::FromHost))
 }
 
-/// Keeps the flow of a packet that the host sends. Returns 0.
+/// Answers of [`to_workload_track4`]: the packet may have to be translated, or is an error about one that was.
+const TRACK_NAT: i32 = 1;
+const TRACK_NAT_ERROR: i32 = 2;
+
+/// Keeps the flow of a packet that the host sends. Returns 0, or what is to be done instead.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn to_workload_track4(raw: *mut __sk_buff) -> i32 {
@@ -101,25 +123,30 @@ extern "C" fn to_workload_track6(raw: *mut __sk_buff) -> i32 {
 fn track_host_packet<F: Family>(raw: *mut __sk_buff) -> i32 {
     let skb = Skb::new(raw);
     let Ok(tables) = Tables::active() else { return 0 };
-    let Ok((slot, endpoint)) = tables.endpoint_of_interface(skb.ifindex()) else {
+    let Ok(receiver) = Receiver::of(&tables, &skb) else {
         return 0;
     };
     let Ok(packet) = F::parse(&skb) else { return 0 };
-    track(&Receiver { slot, endpoint }, &packet);
+    match packet.kind {
+        PacketKind::IcmpError if receiver.endpoint.has_nats() => return TRACK_NAT_ERROR,
+        PacketKind::IcmpError | PacketKind::Neighbor => return 0,
+        PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
+    }
+    let seen = conntrack::look_up(&packet);
+    if seen.flow().is_none() && nat::concerns_received(receiver.endpoint, &packet) {
+        return TRACK_NAT;
+    }
+    track(&receiver, &packet, &seen);
     0
 }
 
+/// Keeps the flow of a packet that the host sends untranslated.
 #[inline(always)]
-fn track<F: Family>(receiver: &Receiver<'_>, packet: &Packet<F>) {
-    match packet.kind {
-        PacketKind::IcmpError | PacketKind::Neighbor => return,
-        PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
-    }
-    let seen = conntrack::look_up(packet);
+pub(super) fn track<F: Family>(receiver: &Receiver<'_>, packet: &Packet<F>, seen: &Seen<F>) {
     let by_host = Judged::by_host(End::of_endpoint(receiver.slot, receiver.endpoint));
     let Some(flow) = seen.flow() else {
         if packet.kind != PacketKind::IcmpReply {
-            seen.open(&by_host.flow(packet, &seen, None, true, false));
+            seen.open(&by_host.flow(packet, seen, None, true, false));
         }
         return;
     };
@@ -127,7 +154,7 @@ fn track<F: Family>(receiver: &Receiver<'_>, packet: &Packet<F>) {
     let opens_anew = place.original && place.destination_generation != receiver.endpoint.generation
         || conntrack::is_syn(packet) && flow.is_closed();
     if opens_anew {
-        seen.open(&by_host.flow(packet, &seen, None, true, false));
+        seen.open(&by_host.flow(packet, seen, None, true, false));
     } else if !seen.touch(&flow, packet, place.original) {
         let state = conntrack::next_state(flow.state, packet, place.original);
         seen.open(&Flow {
@@ -140,7 +167,7 @@ fn track<F: Family>(receiver: &Receiver<'_>, packet: &Packet<F>) {
 
 /// The fast path of traffic from outside: the packet continues a flow that was judged under the policy in force.
 #[inline(always)]
-fn from_remote<F: Family, const UNSETTLED: u32>(
+fn from_remote<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR: u32>(
     context: &TcContext,
     skb: &Skb,
     receiver: &Receiver<'_>,
@@ -150,6 +177,9 @@ fn from_remote<F: Family, const UNSETTLED: u32>(
         PacketKind::Neighbor => return Err(DropReason::NeighborSender),
         PacketKind::IcmpError => {
             skb.leave(0);
+            if receiver.endpoint.has_nats() {
+                return Err(leave_to::<NAT_ERROR>(context));
+            }
             return Err(leave_to::<UNSETTLED>(context));
         }
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
@@ -157,6 +187,9 @@ fn from_remote<F: Family, const UNSETTLED: u32>(
     let seen = conntrack::look_up(&packet);
     let Some(flow) = seen.flow() else {
         skb.leave(NO_FLOW);
+        if nat::concerns_received(receiver.endpoint, &packet) {
+            return Err(leave_to::<NAT>(context));
+        }
         return Err(leave_to::<UNSETTLED>(context));
     };
     let place = seen.place(&flow);
@@ -172,29 +205,32 @@ fn from_remote<F: Family, const UNSETTLED: u32>(
 /// Judges a packet that the fast path does not settle.
 #[classifier]
 pub(crate) fn to_workload4(context: TcContext) -> i32 {
-    unsettled::<V4>(&context)
+    unsettled::<V4, NAT4>(&context)
 }
 
 /// As [`to_workload4`], for IPv6.
 #[classifier]
 pub(crate) fn to_workload6(context: TcContext) -> i32 {
-    unsettled::<V6>(&context)
+    unsettled::<V6, NAT6>(&context)
 }
 
 #[inline(always)]
-fn unsettled<F: Family>(context: &TcContext) -> i32 {
+fn unsettled<F: Family, const NAT: u32>(context: &TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
-    match try_unsettled::<F>(&skb, skb.left() == NO_FLOW) {
+    match try_unsettled::<F, NAT>(context, &skb, skb.left() == NO_FLOW) {
         Ok(action) => action,
         Err(reason) => drop_packet(&skb, reason),
     }
 }
 
 #[inline(always)]
-fn try_unsettled<F: Family>(skb: &Skb, no_flow: bool) -> Result<Action, DropReason> {
+fn try_unsettled<F: Family, const NAT: u32>(
+    context: &TcContext,
+    skb: &Skb,
+    no_flow: bool,
+) -> Result<Action, DropReason> {
     let tables = Tables::active()?;
-    let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
-    let receiver = Receiver { slot, endpoint };
+    let receiver = Receiver::of(&tables, skb)?;
     let packet = F::parse(skb)?;
     if packet.kind == PacketKind::IcmpError {
         if F::quoted_slots(skb, false)?.source != receiver.slot {
@@ -202,18 +238,19 @@ fn try_unsettled<F: Family>(skb: &Skb, no_flow: bool) -> Result<Action, DropReas
         }
         return Ok(forward::to_stack(skb, PassReason::FromRemote));
     }
-    judge_packet(skb, &tables, &receiver, &packet, no_flow)
+    judge_packet::<F, NAT>(context, skb, &tables, &receiver, &packet, no_flow)
 }
 
 /// The other end of what arrives here: not this host's, whatever its address says.
-const REMOTE: End<'static> = End {
+pub(super) const REMOTE: End<'static> = End {
     slot: SLOT_NONE,
     endpoint: None,
 };
 
 /// Judges a packet as the first of a flow, or a flow again by its first packet.
 #[inline(always)]
-fn judge_packet<F: Family>(
+fn judge_packet<F: Family, const NAT: u32>(
+    context: &TcContext,
     skb: &Skb,
     tables: &Tables,
     receiver: &Receiver<'_>,
@@ -257,6 +294,11 @@ fn judge_packet<F: Family>(
     }
     let forward = original || meaning != Meaning::Continues;
     let classes = Classes::of(tables, packet, !forward)?;
+    if forward && is_nat_slot(classes.destination.slot) {
+        // The flow is of a time when its destination was not translated.
+        seen.close();
+        return Err(leave_to::<NAT>(context));
+    }
     let (originator, responder) = if forward { (peer, me) } else { (me, peer) };
     let judged = match judge(skb, packet, !forward, &classes, originator, responder) {
         Ok(judged) => judged,

@@ -4,6 +4,7 @@ use calico_ebpf_common::maps::{self, Counter};
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
 use super::LO;
+use crate::packets::Packet;
 
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
@@ -44,6 +45,21 @@ impl Ran {
     pub fn expect_pass(&self, reason: PassReason) -> &Self {
         self.expect(TC_ACT_UNSPEC, Counted::Pass(reason));
         assert_eq!(self.packet, self.sent, "a packet to the stack changed");
+        assert_eq!(
+            self.mark & maps::DEFAULT_MARK,
+            0,
+            "a packet to the stack is marked"
+        );
+        self
+    }
+
+    /// Fails unless the packet was handed on as `expected`, between the MACs that it came with, and counted once for this
+    /// reason.
+    #[track_caller]
+    pub fn expect_pass_as(&self, reason: PassReason, expected: &Packet) -> &Self {
+        self.expect(TC_ACT_UNSPEC, Counted::Pass(reason));
+        let expected = [&self.sent[..12], &expected.bytes()[12..]].concat();
+        assert_eq!(self.packet, expected, "another packet goes to the stack");
         assert_eq!(
             self.mark & maps::DEFAULT_MARK,
             0,

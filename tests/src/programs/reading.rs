@@ -8,7 +8,7 @@ use aya::Pod;
 use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::programs::{TestRun, TestRunOptions};
 use calico_ebpf_common::expire::{Clock, ExpireEntry, ExpireHeader};
-use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
+use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6, NOT_TRANSLATED};
 use calico_ebpf_common::maps::{self, Counter};
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
@@ -74,7 +74,8 @@ impl Dataplane {
                     low_port: ports[0],
                     high_port: ports[1],
                     protocol,
-                    reserved: [0; 3],
+                    translation: NOT_TRANSLATED,
+                    reserved: [0; 2],
                 };
                 self.flow_map(maps::FLOWS4).get(&key, 0).ok()
             }
@@ -85,7 +86,8 @@ impl Dataplane {
                     low_port: ports[0],
                     high_port: ports[1],
                     protocol,
-                    reserved: [0; 3],
+                    translation: NOT_TRANSLATED,
+                    reserved: [0; 2],
                 };
                 self.flow_map(maps::FLOWS6).get(&key, 0).ok()
             }

@@ -28,7 +28,8 @@ fn every_program_passes_the_verifier() {
 #[test]
 fn every_program_passes_the_verifier_with_every_setting_turned_over() {
     use maps::settings::{
-        ALLOW_IPIP, ALLOW_VXLAN, DEBUG_LOG, DRY_RUN, ENDPOINT_TO_HOST_ACCEPT, IPV6, OPENSTACK,
+        ALLOW_IPIP, ALLOW_VXLAN, DEBUG_LOG, DRY_RUN, ENDPOINT_TO_HOST_ACCEPT, IPV6, METADATA_ADDRESS,
+        METADATA_PORT, OPENSTACK,
     };
     for dry_run in [0, 1] {
         Dataplane::with_settings(&[
@@ -37,6 +38,8 @@ fn every_program_passes_the_verifier_with_every_setting_turned_over() {
             (OPENSTACK, 0),
             (ALLOW_VXLAN, 1),
             (ALLOW_IPIP, 1),
+            (METADATA_ADDRESS, 0x7f00_0001),
+            (METADATA_PORT, 8775),
             (DRY_RUN, dry_run),
             (DEBUG_LOG, 1),
         ]);

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use calico_ebpf_common::address::Class;
 use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, Slot};
 use calico_ebpf_common::line::{HALVES, WORDS};
+use calico_ebpf_common::nat::is_nat_slot;
 
 pub(super) use self::buckets::Buckets;
 pub(super) use self::row::AmendableDirection;
@@ -239,7 +240,12 @@ impl Amendable {
             return Ok(());
         }
         self.note_touched(moves, old_class, new_class, amendment);
-        if let Some(slot) = known.map(|entry| entry.slot)
+        let slot = known.map(|entry| entry.slot);
+        if slot.is_some_and(is_nat_slot) {
+            // Whose it is does not stand here.
+            return Err(NotAmendable::OtherChanges);
+        }
+        if let Some(slot) = slot
             && slot != SLOT_NONE
             && slot != SLOT_HOST
         {

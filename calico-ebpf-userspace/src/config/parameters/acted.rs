@@ -4,7 +4,6 @@ use super::{Kind, Parameter, acted};
 use crate::config::values::{DatastoreType, EndpointToHostAction};
 
 const NO_REPORTING: &str = "status is written back with the etcdv3 datastore";
-const NO_METADATA: &str = "metadata is not translated yet";
 const NO_MIGRATION: &str = "live migrations are not followed yet";
 
 const LEVELS: &[&str] = &[
@@ -37,8 +36,8 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     acted("AllowVXLANPacketsFromWorkloads", Kind::Flag(|c, v| c.allow_vxlan_from_workloads = v), "false", "Judges VXLAN (UDP 4789) from workloads like any other packet instead of dropping it."),
     acted("AllowIPIPPacketsFromWorkloads", Kind::Flag(|c, v| c.allow_ipip_from_workloads = v), "false", "Judges IP-in-IP (protocol 4) from workloads like any other packet instead of dropping it."),
     acted("HostEndpointsIgnored", Kind::Flag(|c, v| c.ignore_host_endpoints = v), "false", "Starts although there are host endpoints for this host, which are not enforced."),
-    acted("MetadataAddr", Kind::Address4(|c, v| c.metadata_addr = v), "127.0.0.1", "Address of the metadata service on this host; `none` switches metadata off.").fatal().not_yet(NO_METADATA),
-    acted("MetadataPort", Kind::Port(|c, v| c.metadata_port = v), "8775", "TCP port of the metadata service.").fatal().not_yet(NO_METADATA),
+    acted("MetadataAddr", Kind::Address4(|c, v| c.metadata_addr = v), "127.0.0.1", "Address of the metadata service on this host; `none` switches metadata off.").fatal(),
+    acted("MetadataPort", Kind::Port(|c, v| c.metadata_port = v), "8775", "TCP port of the metadata service there. VMs reach it at 169.254.169.254, port 80.").fatal(),
     // Routing
     acted("Ipv6Support", Kind::Flag(|c, v| c.ipv6_support = v), "true", "Handles IPv6; otherwise IPv6 from and to workloads is dropped."),
     acted("IPForwarding", Kind::Choice(&["Enabled", "Disabled"], |c, v| c.ip_forwarding = v == "Enabled"), "Enabled", "Switches forwarding on for the host, which routes between workloads and other hosts need."),

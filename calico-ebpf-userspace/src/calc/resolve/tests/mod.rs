@@ -335,10 +335,9 @@ fn named_ports_are_those_of_what_the_entity_selects() {
 
 #[test]
 fn what_is_not_enforced_is_listed() {
-    let nat = json!([{"internalIP": "10.0.0.1", "externalIP": "172.24.4.1"}]);
     let state = resolved(&[
         with(
-            with(endpoint("a", &["10.0.0.1/32"]), "ipNATs", nat),
+            endpoint("a", &["10.0.0.1/32"]),
             "qosControls",
             json!({"ingressBandwidth": 1000}),
         ),
@@ -369,7 +368,6 @@ fn what_is_not_enforced_is_listed() {
         list,
         [
             (&*a.name, "qosControls"),
-            (&*a.name, "ipNATs"),
             ("mine", "host endpoint"),
             ("pool", "natOutgoing")
         ]

@@ -1,4 +1,5 @@
 mod endpoints;
+mod nats;
 
 use std::sync::Arc;
 

@@ -1,0 +1,309 @@
+//! What a workload sends and the fast path finds no flow for, on hosts that translate: to the metadata service, to an
+//! external address, or the answer to what came by one. All else is judged as it is.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use calico_ebpf_common::endpoint::{SLOT_HOST, SLOT_NONE, SOURCE_ANY_MAC};
+use calico_ebpf_common::flow::{Flow, NAT_METADATA};
+use calico_ebpf_common::nat::{NAT_LOWEST, Nat};
+use calico_ebpf_common::verdict::{DropReason, PassReason};
+
+use super::from_workload::{
+    Sender, UNSETTLED4, UNSETTLED6, check_source, current_destination, is_current, send,
+};
+use super::{NO_FLOW, drop_packet, leave_to};
+use crate::antispoof;
+use crate::conntrack::{self, Meaning, Seen};
+use crate::family::{V4, V6};
+use crate::forward::{self, Action};
+use crate::host;
+use crate::judgement::{End, Judged, check_opens, judge};
+use crate::nat;
+use crate::packet::Packet;
+use crate::policy::Classes;
+use crate::rewrite::{self, Rewrite, translate};
+use crate::skb::Skb;
+use crate::tables::{self, Tables};
+
+/// Translates and judges what has no plain flow.
+#[classifier]
+pub(crate) fn from_workload_nat4(context: TcContext) -> i32 {
+    verdict::<V4, UNSETTLED4>(&context)
+}
+
+/// As [`from_workload_nat4`], for IPv6.
+#[classifier]
+pub(crate) fn from_workload_nat6(context: TcContext) -> i32 {
+    verdict::<V6, UNSETTLED6>(&context)
+}
+
+#[inline(always)]
+fn verdict<F: Rewrite, const UNSETTLED: u32>(context: &TcContext) -> i32 {
+    let skb = Skb::new(context.skb.skb);
+    match try_nat::<F, UNSETTLED>(context, &skb) {
+        Ok(action) => action,
+        Err(reason) => drop_packet(&skb, reason),
+    }
+}
+
+#[inline(always)]
+fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> Result<Action, DropReason> {
+    let tables = Tables::active()?;
+    let sender = Sender::of(&tables, skb)?;
+    let packet = F::parse(skb)?;
+    if F::is_to_metadata(&packet) {
+        return to_metadata(skb, &tables, &sender, &packet);
+    }
+    let entry = F::address_entry(&tables, packet.destination)?;
+    let nat = tables.nat(entry.slot);
+    let packet = packet.translated_to(match nat {
+        Some(nat) => F::from_halves(nat.internal),
+        None => packet.destination,
+    });
+    let mut seen = conntrack::look_up(&packet);
+    let flow = seen.flow();
+    let translation = match (nat, &flow) {
+        (Some(nat), flow) => {
+            let line = tables.line_of_nat(entry.slot);
+            to_external(&sender, &packet, &seen, flow.as_ref(), nat, line)?
+        }
+        (None, Some(flow)) if is_answer(&packet, &seen, flow) => answer(&sender, &packet, &seen, flow)?,
+        (None, flow) => {
+            if let Some(flow) = flow {
+                nat::end_if_closed(&seen, flow)?;
+            }
+            skb.leave(NO_FLOW);
+            return Err(leave_to::<UNSETTLED>(context));
+        }
+    };
+    let flow = match &flow {
+        Some(flow) if translation.continues => Some(flow),
+        _ => None,
+    };
+    let end = carry(skb, &tables, &sender, &packet, &translation, &mut seen, flow)?;
+    if end.endpoint.is_some() && packet.hop_limit <= 1 {
+        // As it came: the error that the host answers with quotes what the workload sent.
+        return Ok(forward::to_stack(skb, PassReason::TtlExceeded));
+    }
+    translate(skb, &packet, translation.destination, translation.source)?;
+    send(skb, &packet, end)
+}
+
+/// How a packet is translated, its destination apart.
+struct Translation {
+    /// By which external address its flow came in.
+    tag: u16,
+    /// Line of the translation whose external address becomes its source; 0 if that stays.
+    source: u32,
+    /// Line of the translation whose internal address becomes its destination; 0 if that stays.
+    destination: u32,
+    /// Whether the flow that was found is the packet's.
+    continues: bool,
+}
+
+/// To an external address of a workload here, which may be the sender itself.
+#[inline(always)]
+fn to_external<F: Rewrite>(
+    sender: &Sender<'_>,
+    packet: &Packet<F>,
+    seen: &Seen<F>,
+    flow: Option<&Flow>,
+    nat: &Nat,
+    line: u32,
+) -> Result<Translation, DropReason> {
+    let own = nat.slot == sender.slot && packet.source == packet.destination;
+    // What a workload sends to itself comes from its lowest external address; what answers comes from the one that
+    // was asked.
+    let mut translation = Translation {
+        tag: nat.tag,
+        source: if own {
+            nat::external_line::<F>(sender.endpoint, packet.source, 0)?
+        } else {
+            0
+        },
+        destination: line,
+        continues: false,
+    };
+    let Some(flow) = flow else { return Ok(translation) };
+    let original = seen.place(flow).original;
+    if !original && own && nat.flags & NAT_LOWEST != 0 {
+        translation.tag = flow.nat;
+        translation.source = nat::external_line::<F>(sender.endpoint, packet.source, flow.nat)?;
+        translation.continues = true;
+    } else if original && flow.nat == nat.tag {
+        translation.continues = true;
+    } else if conntrack::is_syn(packet) {
+        nat::end_if_closed(seen, flow)?;
+    } else {
+        return Err(DropReason::NatClash);
+    }
+    Ok(translation)
+}
+
+/// Returns whether the packet answers what came by an external address.
+#[inline(always)]
+fn is_answer<F: Rewrite>(packet: &Packet<F>, seen: &Seen<F>, flow: &Flow) -> bool {
+    !seen.place(flow).original && flow.nat != NAT_METADATA && !conntrack::is_syn(packet)
+}
+
+/// An answer to what came by an external address: it comes from there.
+#[inline(always)]
+fn answer<F: Rewrite>(
+    sender: &Sender<'_>,
+    packet: &Packet<F>,
+    seen: &Seen<F>,
+    flow: &Flow,
+) -> Result<Translation, DropReason> {
+    match nat::external_line::<F>(sender.endpoint, packet.source, flow.nat) {
+        Ok(source) => Ok(Translation {
+            tag: flow.nat,
+            source,
+            destination: 0,
+            continues: true,
+        }),
+        Err(reason) => {
+            seen.close();
+            Err(reason)
+        }
+    }
+}
+
+/// Lets the packet go on with its flow, or judges it. Returns its destination.
+#[inline(always)]
+fn carry<'a, F: Rewrite>(
+    skb: &Skb,
+    tables: &'a Tables,
+    sender: &Sender<'a>,
+    packet: &Packet<F>,
+    translation: &Translation,
+    seen: &mut Seen<F>,
+    flow: Option<&Flow>,
+) -> Result<End<'a>, DropReason> {
+    if let Some(flow) = flow {
+        let place = seen.place(flow);
+        if is_current(sender, flow, &place)
+            && !conntrack::is_syn(packet)
+            && let Some(end) = current_destination(tables, &place)
+            && seen.touch(flow, packet, place.original)
+        {
+            return Ok(end);
+        }
+    }
+    judge_translated(skb, tables, packet, translation, seen, flow)
+}
+
+/// Judges the packet by its translated tuple as the first of a flow, or a flow again by its first packet. Returns the
+/// destination. Without room for the flow nothing goes: its answers could not be translated back.
+#[inline(always)]
+fn judge_translated<'a, F: Rewrite>(
+    skb: &Skb,
+    tables: &'a Tables,
+    packet: &Packet<F>,
+    translation: &Translation,
+    seen: &mut Seen<F>,
+    flow: Option<&Flow>,
+) -> Result<End<'a>, DropReason> {
+    if host::is_dhcp_server(packet) || host::has_dhcp_client_ports(packet) {
+        return Err(DropReason::DhcpServer);
+    }
+    let (meaning, original) = match flow {
+        Some(flow) => {
+            let place = seen.place(flow);
+            (conntrack::meaning(packet, flow, &place), place.original)
+        }
+        None => (Meaning::Opens, true),
+    };
+    if meaning == Meaning::Aside {
+        return Err(DropReason::NatClash);
+    }
+    let forward = original || meaning == Meaning::Opens;
+    let classes = Classes::one_by_one(tables, packet, !forward)?;
+    let (my_entry, mut peer_entry) = if forward {
+        (classes.source, classes.destination)
+    } else {
+        (classes.destination, classes.source)
+    };
+    // Looked up again: the stack is too small to keep it.
+    let sender = &Sender::of(tables, skb)?;
+    let any_mac = check_source(sender, packet, my_entry)?;
+    host::check_destination::<F>(packet.destination, peer_entry.slot)?;
+    let me = End::of_endpoint(sender.slot, sender.endpoint);
+    if let Some(nat) = tables::nat_at_line(translation.destination) {
+        peer_entry.slot = nat.slot;
+    }
+    let peer = End::of_address(tables, peer_entry);
+    if meaning == Meaning::Opens {
+        check_opens(packet, me, peer)?;
+        nat::supersede(seen)?;
+    }
+    let (originator, responder) = if forward { (me, peer) } else { (peer, me) };
+    let judged = match judge(skb, packet, !forward, &classes, originator, responder) {
+        Ok(judged) => judged,
+        Err(reason) => {
+            seen.close();
+            return Err(reason);
+        }
+    };
+    let kept = if meaning == Meaning::Continues { flow } else { None };
+    let mut entry = judged.flow(packet, seen, kept, forward, any_mac);
+    entry.nat = translation.tag;
+    if seen.open(&entry) {
+        Ok(peer)
+    } else {
+        Err(DropReason::FlowTableFull)
+    }
+}
+
+/// To the metadata service, which every workload may always reach (contract 3.4).
+#[inline(always)]
+fn to_metadata<F: Rewrite>(
+    skb: &Skb,
+    tables: &Tables,
+    sender: &Sender<'_>,
+    packet: &Packet<F>,
+) -> Result<Action, DropReason> {
+    let translated = F::at_metadata(packet);
+    let mut seen = conntrack::look_up(&translated);
+    let mut kept = None;
+    if let Some(flow) = seen.flow() {
+        let place = seen.place(&flow);
+        if !place.original || flow.nat != NAT_METADATA {
+            nat::end_if_closed(&seen, &flow)?;
+        } else if !conntrack::is_syn(packet) {
+            if is_current(sender, &flow, &place) && seen.touch(&flow, packet, true) {
+                return send_to_metadata(skb, packet, &translated);
+            }
+            kept = Some(flow);
+        }
+    }
+    let flags = antispoof::check_source::<F>(sender.endpoint, sender.source, packet.source)?;
+    let me = End::of_endpoint(sender.slot, sender.endpoint);
+    let service = F::address_entry(tables, translated.destination)?;
+    let slot = if service.slot == SLOT_HOST {
+        SLOT_HOST
+    } else {
+        SLOT_NONE
+    };
+    let responder = End { slot, endpoint: None };
+    if kept.is_none() {
+        check_opens(&translated, me, responder)?;
+        nat::supersede(&mut seen)?;
+    }
+    let any_mac = flags & SOURCE_ANY_MAC != 0;
+    let judged = Judged::always(me, responder);
+    let entry = judged.flow(&translated, &seen, kept.as_ref(), true, any_mac);
+    if !seen.open(&entry) {
+        return Err(DropReason::FlowTableFull);
+    }
+    send_to_metadata(skb, packet, &translated)
+}
+
+#[inline(always)]
+fn send_to_metadata<F: Rewrite>(
+    skb: &Skb,
+    packet: &Packet<F>,
+    translated: &Packet<F>,
+) -> Result<Action, DropReason> {
+    rewrite::to_metadata(skb, packet, translated)?;
+    Ok(forward::to_stack(skb, PassReason::Metadata))
+}
