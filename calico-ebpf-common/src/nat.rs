@@ -3,6 +3,8 @@
 //! The exact entry of an external address has a slot of [`FIRST_NAT_SLOT`] on: the number of its [`Nat`] line. An
 //! endpoint names its own lines, from which a flow's [`tag`](tag_of) finds the external address again.
 
+use core::net::IpAddr;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::endpoint::{Endpoint, SLOT_HOST, Slot};
@@ -35,6 +37,17 @@ pub struct Nat {
     pub reserved: [u32; 6],
 }
 crate::line_type!(Nat);
+
+/// Returns an address as the tables have it.
+pub const fn halves(address: IpAddr) -> [u64; 2] {
+    match address {
+        IpAddr::V4(address) => [0, address.to_bits() as u64],
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            [(bits >> 64) as u64, bits as u64]
+        }
+    }
+}
 
 /// Returns what flows remember an external address by; never 0.
 pub const fn tag_of(external: [u64; 2]) -> u16 {

@@ -2,6 +2,7 @@
 //! never sees half of it), read by the command line and the metrics. It outlives the agent, as the dataplane does.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -88,12 +89,22 @@ pub struct EndpointReport {
     pub slot: u16,
     pub mac: Option<String>,
     pub addresses: Vec<String>,
+    /// Floating addresses.
+    #[serde(default)]
+    pub floating: Vec<FloatingReport>,
     /// `up`, `down`, `waiting`, `inactive`.
     pub state: String,
     /// Why, when not up.
     pub reason: String,
     pub policy_set: u32,
     pub generation: u32,
+}
+
+/// A floating address and the address that it leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FloatingReport {
+    pub external: IpAddr,
+    pub internal: IpAddr,
 }
 
 /// A policy list and the endpoints that share it.

@@ -187,10 +187,7 @@ pub(crate) extern "C" fn nat_line(first: u32, count: u32, high: u64, low: u64, w
         0 => Wanted::Lowest,
         tag => Wanted::Tagged(tag),
     };
-    match nat::nat_line(&Policy, first, count, [high, low], wanted) {
-        Some(line) => line,
-        None => 0,
-    }
+    nat::nat_line(&Policy, first, count, [high, low], wanted).unwrap_or_default()
 }
 
 /// Returns the translation at a line that [`nat_line`] gave.

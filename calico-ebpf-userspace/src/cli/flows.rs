@@ -14,6 +14,7 @@ use crate::observe::flows::{FlowKey, FlowView, protocol_number};
 use crate::observe::pinned::PinnedMaps;
 use crate::observe::read_report;
 use crate::observe::rule_names::RuleNames;
+use crate::observe::translations::Translations;
 use crate::report::AgentReport;
 
 const AFTER_HELP: &str = "\
@@ -23,7 +24,7 @@ Examples:
   calico-ebpf flows --address 10.65.0.0/24 --limit 0 -o json
       Without a limit
 
-Flows are told from the side that opened them. AGE and IDLE count from the first and the last packet; RULES are those
+Flows are told from the side that opened them; behind => is what the destination is translated to. AGE and IDLE count from the first and the last packet; RULES are those
 that let the flow out of its source and into its destination, for ends on this host.";
 
 #[derive(Debug, Args)]
@@ -79,9 +80,10 @@ pub(super) fn execute(arguments: &Arguments) -> Result<Ending, Failure> {
     // Rule names are an extra: flows outlive the report.
     let report = read_report(&config.run_dir).unwrap_or_else(|_| AgentReport::default());
     let (clock, rules) = (Clock::read(), RuleNames::of(&report));
+    let translations = Translations::of(&report);
     let flows = entries
         .iter()
-        .map(|(key, flow)| FlowView::new(key, flow, clock, &rules))
+        .map(|(key, flow)| FlowView::new(key, flow, clock, &rules, &translations))
         .collect();
     let flows = Flows { flows, more };
     arguments.output.show(&flows, |page| flows.put_on(page))?;
@@ -221,6 +223,8 @@ mod tests {
             source_port: 4000,
             destination: sides()[1].0,
             destination_port: 80,
+            translated: false,
+            opened_to: None,
             icmp: None,
             state: "established",
             age_secs: Some(75),

@@ -5,11 +5,10 @@ use std::net::IpAddr;
 
 use calico_ebpf_common::endpoint::Slot;
 use calico_ebpf_common::line::Line;
-use calico_ebpf_common::nat::{FIRST_NAT_SLOT, MAX_ENDPOINT_NATS, MAX_NATS, NAT_LOWEST, Nat, tag_of};
+use calico_ebpf_common::nat::{FIRST_NAT_SLOT, MAX_ENDPOINT_NATS, MAX_NATS, NAT_LOWEST, Nat, halves, tag_of};
 use calico_ebpf_common::root::Root;
 
 use super::endpoints::{EndpointProblems, Placed};
-use super::exact::words;
 use super::writer::{LineWriter, line_of};
 
 /// The translations of a host: those of one endpoint lie together, lowest addresses first.
@@ -157,12 +156,4 @@ fn candidates(placed: &[Placed<'_>]) -> impl Iterator<Item = Candidate> {
             place,
         })
     })
-}
-
-/// Returns an address as the tables have it.
-fn halves(address: IpAddr) -> [u64; 2] {
-    match address {
-        IpAddr::V4(address) => [0, u64::from(address.to_bits())],
-        IpAddr::V6(address) => words(address.to_bits()),
-    }
 }

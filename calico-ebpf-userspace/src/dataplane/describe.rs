@@ -3,7 +3,7 @@
 use super::apply::Dataplane;
 use crate::calc::effective::{EffectiveEndpoint, EffectiveState};
 use crate::model::name::ResourceKey;
-use crate::report::{AgentReport, EndpointReport};
+use crate::report::{AgentReport, EndpointReport, FloatingReport};
 
 impl Dataplane {
     /// Fills the parts of the report that the dataplane knows: table, policy sets and endpoints. `desired` is what
@@ -46,6 +46,14 @@ impl Dataplane {
             slot: self.assignments.slots.get(key).copied().unwrap_or(0),
             mac: endpoint.mac.map(|mac| mac.to_string()),
             addresses: endpoint.ip_networks.iter().map(ToString::to_string).collect(),
+            floating: endpoint
+                .ip_nats
+                .iter()
+                .map(|nat| FloatingReport {
+                    external: nat.external,
+                    internal: nat.internal,
+                })
+                .collect(),
             state: state.to_owned(),
             reason,
             policy_set: table

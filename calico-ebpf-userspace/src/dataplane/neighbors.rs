@@ -49,7 +49,7 @@ fn neighbor_of(message: &NeighbourMessage) -> Option<(NeighborKey, MacAddress)> 
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some((*found).into()),
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(found)) => {
-                address = Some((*found).into())
+                address = Some((*found).into());
             }
             _ => {}
         }

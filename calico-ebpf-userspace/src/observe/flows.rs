@@ -4,13 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use calico_ebpf_common::flow::{
     FLOW_ORIGIN_LOW, Flow, FlowKey4, FlowKey6, ORIGIN, RESPONDER, STATE_ESTABLISHED, STATE_FIN_ORIGIN,
-    STATE_FIN_RESPONDER, STATE_REPLIED, STATE_RESET,
+    STATE_FIN_RESPONDER, STATE_REPLIED, STATE_RESET, TRANSLATED,
 };
 use calico_ebpf_common::port::protocol;
 use serde::Serialize;
 
 use super::clock::Clock;
 use super::rule_names::RuleNames;
+use super::translations::Translations;
 
 /// Key of either table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,10 @@ pub struct FlowView {
     pub source_port: u16,
     pub destination: IpAddr,
     pub destination_port: u16,
+    /// Whether the destination is what its originator's packets were translated to.
+    pub translated: bool,
+    /// Address and port that the originator sends to, if they are translated and the translation is still there.
+    pub opened_to: Option<(IpAddr, u16)>,
     /// Type and identifier of an ICMP query.
     pub icmp: Option<IcmpQuery>,
     /// `new`, `replied`, `established`, `closing`, `closed`, `reset`.
@@ -64,6 +69,15 @@ impl FlowKey {
             Self::V4(key) => key.protocol,
             Self::V6(key) => key.protocol,
         }
+    }
+
+    /// Returns whether the key is of a translated flow.
+    pub fn is_translated(&self) -> bool {
+        let translation = match self {
+            Self::V4(key) => key.translation,
+            Self::V6(key) => key.translation,
+        };
+        translation == TRANSLATED
     }
 
     /// Returns both sides, the originator first.
@@ -100,7 +114,13 @@ impl FlowKey {
 
 impl FlowView {
     /// Puts an entry in words. Without a clock there are no ages.
-    pub fn new(key: &FlowKey, flow: &Flow, clock: Option<Clock>, rules: &RuleNames) -> Self {
+    pub fn new(
+        key: &FlowKey,
+        flow: &Flow,
+        clock: Option<Clock>,
+        rules: &RuleNames,
+        translations: &Translations,
+    ) -> Self {
         let number = key.protocol();
         let [source, destination] = key.sides(flow);
         let is_icmp = matches!(number, protocol::ICMP | protocol::ICMPV6);
@@ -109,6 +129,8 @@ impl FlowView {
             identifier: source.1,
         });
         let port = |port: u16| if is_icmp { 0 } else { port };
+        let translated = key.is_translated();
+        let opened_to = translated.then(|| translations.opened_to(flow.nat, destination));
         let rule = |end: usize| rules.get(flow.rule[end]).map(str::to_owned);
         Self {
             protocol: protocol_name(number),
@@ -116,6 +138,10 @@ impl FlowView {
             source_port: port(source.1),
             destination: destination.0,
             destination_port: port(destination.1),
+            translated,
+            opened_to: opened_to
+                .flatten()
+                .map(|(address, number)| (address, port(number))),
             icmp,
             state: state_name(number, flow),
             age_secs: clock.map(|clock| clock.seconds_since(flow.created)),
@@ -127,27 +153,46 @@ impl FlowView {
         }
     }
 
-    /// Returns the flow as `source:port -> destination:port`, or with type and identifier of an ICMP query.
+    /// Returns the flow as `source:port -> destination:port`, or with type and identifier of an ICMP query. What is
+    /// translated reads `source:port -> destination:port => translated:port`.
     pub fn tuple(&self) -> String {
+        let Some((address, port)) = self.opened_to else {
+            let note = if self.translated { " (translated)" } else { "" };
+            return format!("{}{note}", self.tuple_to(self.destination, self.destination_port));
+        };
+        let translated = match self.destination_port {
+            0 => self.destination.to_string(),
+            number => side(self.destination, number),
+        };
+        format!("{} => {translated}", self.tuple_to(address, port))
+    }
+
+    fn tuple_to(&self, address: IpAddr, port: u16) -> String {
         match self.icmp {
             Some(query) => {
                 format!(
-                    "{} -> {} type {} id {}",
-                    self.source, self.destination, query.kind, query.identifier
+                    "{} -> {address} type {} id {}",
+                    self.source, query.kind, query.identifier
                 )
             }
-            None if self.source_port == 0 && self.destination_port == 0 => {
-                format!("{} -> {}", self.source, self.destination)
+            None if self.source_port == 0 && port == 0 => {
+                format!("{} -> {address}", self.source)
             }
             None => {
-                let side = |address: IpAddr, port: u16| match address {
-                    IpAddr::V4(address) => format!("{address}:{port}"),
-                    IpAddr::V6(address) => format!("[{address}]:{port}"),
-                };
-                let destination = side(self.destination, self.destination_port);
-                format!("{} -> {destination}", side(self.source, self.source_port))
+                format!(
+                    "{} -> {}",
+                    side(self.source, self.source_port),
+                    side(address, port)
+                )
             }
         }
+    }
+}
+
+fn side(address: IpAddr, port: u16) -> String {
+    match address {
+        IpAddr::V4(address) => format!("{address}:{port}"),
+        IpAddr::V6(address) => format!("[{address}]:{port}"),
     }
 }
 
@@ -193,9 +238,11 @@ fn state_name(protocol: u8, flow: &Flow) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use calico_ebpf_common::flow::ICMP_PORT;
+    use calico_ebpf_common::flow::{ICMP_PORT, NAT_METADATA};
+    use calico_ebpf_common::nat::{halves, tag_of};
 
     use super::*;
+    use crate::report::{AgentReport, EndpointReport, FloatingReport};
 
     fn key(protocol: u8, low_port: u16, high_port: u16) -> FlowKey {
         FlowKey::V4(FlowKey4 {
@@ -218,7 +265,65 @@ mod tests {
                 rate: 250,
             }),
             &RuleNames::default(),
+            &Translations::of(&report()),
         )
+    }
+
+    fn report() -> AgentReport {
+        let floating = FloatingReport {
+            external: "172.24.4.2".parse().unwrap(),
+            internal: "10.0.0.2".parse().unwrap(),
+        };
+        AgentReport {
+            endpoints: vec![EndpointReport {
+                floating: vec![floating],
+                ..EndpointReport::default()
+            }],
+            ..AgentReport::default()
+        }
+    }
+
+    #[test]
+    fn a_translated_flow_tells_both_addresses() {
+        let translated = |protocol, low_port, high_port| {
+            let FlowKey::V4(key) = key(protocol, low_port, high_port) else {
+                unreachable!()
+            };
+            FlowKey::V4(FlowKey4 {
+                translation: TRANSLATED,
+                ..key
+            })
+        };
+        let flow = |nat| Flow {
+            flags: FLOW_ORIGIN_LOW,
+            nat,
+            ..Flow::default()
+        };
+        let tag = tag_of(halves("172.24.4.2".parse().unwrap()));
+        for (key, nat, expected) in [
+            (
+                translated(6, 4000, 80),
+                tag,
+                "10.0.0.1:4000 -> 172.24.4.2:80 => 10.0.0.2:80",
+            ),
+            (
+                translated(1, 7, ICMP_PORT | 8),
+                tag,
+                "10.0.0.1 -> 172.24.4.2 type 8 id 7 => 10.0.0.2",
+            ),
+            (
+                translated(6, 4000, 8775),
+                NAT_METADATA,
+                "10.0.0.1:4000 -> 169.254.169.254:80 => 10.0.0.2:8775",
+            ),
+            (
+                translated(6, 4000, 80),
+                tag ^ 1,
+                "10.0.0.1:4000 -> 10.0.0.2:80 (translated)",
+            ),
+        ] {
+            assert_eq!(view(&key, &flow(nat)).tuple(), expected);
+        }
     }
 
     #[test]

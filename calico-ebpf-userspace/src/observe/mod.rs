@@ -6,6 +6,7 @@ pub mod clock;
 pub mod flows;
 pub mod pinned;
 pub mod rule_names;
+pub mod translations;
 
 use std::io;
 use std::path::{Path, PathBuf};

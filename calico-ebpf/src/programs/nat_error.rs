@@ -90,7 +90,7 @@ fn try_sent<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) ->
         return send(skb, packet, End::of_endpoint(nat.slot, target));
     }
     if sender.endpoint.has_nats()
-        && let Some((flow, place)) = error.flow(quoted)
+        && let Some((flow, place)) = QuotingError::<F>::flow(quoted)
         && place.original
         && flow.nat != NAT_METADATA
     {
@@ -176,7 +176,7 @@ impl<F: Rewrite> QuotingError<F> {
 
     /// Returns the translated flow of a quoted packet, and the packet's place in it.
     #[inline(always)]
-    fn flow(&self, quoted: &Packet<F>) -> Option<(Flow, Place)> {
+    fn flow(quoted: &Packet<F>) -> Option<(Flow, Place)> {
         let seen = conntrack::look_up(&Packet {
             translation: TRANSLATED,
             ..*quoted
@@ -192,7 +192,7 @@ impl<F: Rewrite> QuotingError<F> {
         if self.quoted.source != self.packet.destination {
             return None;
         }
-        let (flow, place) = self.flow(&Packet {
+        let (flow, place) = Self::flow(&Packet {
             source: F::from_halves(nat.internal),
             ..self.quoted
         })?;

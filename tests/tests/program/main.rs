@@ -10,6 +10,7 @@ mod loads;
 mod matching;
 mod metadata;
 mod nat;
+mod nat_clash;
 mod nat_errors;
 mod neighbor;
 mod parsing;

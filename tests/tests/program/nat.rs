@@ -14,11 +14,11 @@ use crate::scene::{Family, families, under};
 /// External addresses of workload b.
 pub(crate) const EXTERNAL: [&str; 2] = ["198.51.100.2", "2001:db8:f::2"];
 /// More of them, which are higher.
-const SECOND: [&str; 2] = ["198.51.100.3", "2001:db8:f::3"];
+pub(crate) const SECOND: [&str; 2] = ["198.51.100.3", "2001:db8:f::3"];
 /// External addresses of workload a.
 const OF_A: [&str; 2] = ["198.51.100.1", "2001:db8:f::1"];
 
-fn like(family: &Family, addresses: [&str; 2]) -> IpAddr {
+pub(crate) fn like(family: &Family, addresses: [&str; 2]) -> IpAddr {
     addresses[usize::from(family.a.is_ipv6())]
         .parse()
         .expect("an address")
@@ -44,7 +44,7 @@ pub(crate) fn with_floating(mut dataplane: Dataplane) -> Dataplane {
     dataplane
 }
 
-fn floating(policies: &[Object]) -> Dataplane {
+pub(crate) fn floating(policies: &[Object]) -> Dataplane {
     with_floating(under(policies))
 }
 
@@ -82,7 +82,12 @@ fn samples(path: Path) -> Vec<Packet> {
 
 /// Fails unless `ran` was redirected to the workload as `expected`, with one hop less.
 #[track_caller]
-fn arrives(dataplane: &mut Dataplane, name: &str, ran: &calico_ebpf_tests::programs::Ran, expected: &Packet) {
+pub(crate) fn arrives(
+    dataplane: &mut Dataplane,
+    name: &str,
+    ran: &calico_ebpf_tests::programs::Ran,
+    expected: &Packet,
+) {
     ran.expect_redirect_to(name);
     let workload = dataplane.named(name);
     let expected = expected
@@ -275,71 +280,6 @@ fn contract_3_5_the_answer_comes_from_the_external_address_that_was_asked() {
             dataplane
                 .from_workload("b", &inside.back().tcp("SA"))
                 .expect_pass_as(PassReason::Remote, &there.back().tcp("SA"));
-        }
-    }
-}
-
-#[test]
-fn contract_3_5_floating_and_fixed_address_on_the_same_ports_are_never_mixed_up() {
-    let mut dataplane = floating(&[allow_everything()]);
-    for family in families() {
-        let fixed = family.a_to_b(4000, 80);
-        let outer = Path::new((family.a, 4000), (external(&family), 80));
-        let second = Path::new((family.a, 4000), (like(&family, SECOND), 80));
-        // Who came first goes on; the other's answers would look the same.
-        dataplane
-            .from_workload("a", &fixed.tcp("S"))
-            .expect_redirect_to("b");
-        dataplane
-            .from_workload("a", &outer.tcp("S"))
-            .expect_drop(DropReason::NatClash);
-        let ran = dataplane.from_workload("b", &fixed.back().tcp("SA"));
-        arrives(&mut dataplane, "a", &ran, &fixed.back().tcp("SA"));
-        // When it is over, the other has its turn.
-        dataplane.from_workload("a", &fixed.tcp("FA"));
-        dataplane.from_workload("b", &fixed.back().tcp("FA"));
-        let ran = dataplane.from_workload("a", &outer.tcp("S"));
-        arrives(&mut dataplane, "b", &ran, &fixed.tcp("S"));
-        for clashing in [&fixed, &second] {
-            for packet in [clashing.tcp("S"), clashing.tcp("A")] {
-                dataplane
-                    .from_workload("a", &packet)
-                    .expect_drop(DropReason::NatClash);
-            }
-        }
-        let ran = dataplane.from_workload("b", &fixed.back().tcp("SA"));
-        arrives(&mut dataplane, "a", &ran, &outer.back().tcp("SA"));
-        dataplane.from_workload("a", &outer.tcp("R"));
-        dataplane
-            .from_workload("a", &fixed.tcp("S"))
-            .expect_redirect_to("b");
-        assert_eq!(dataplane.flow_count(), 1);
-        // Other ports are other flows, at the same time.
-        let elsewhere = Path::new((family.a, 4001), (external(&family), 80));
-        dataplane
-            .from_workload("a", &elsewhere.tcp("S"))
-            .expect_redirect_to("b");
-        let ran = dataplane.from_workload("b", &family.a_to_b(4001, 80).back().tcp("SA"));
-        arrives(&mut dataplane, "a", &ran, &elsewhere.back().tcp("SA"));
-        dataplane.clear_flows();
-    }
-}
-
-#[test]
-fn contract_3_5_outside_and_host_are_not_mixed_up_either() {
-    let mut dataplane = floating(&[allow_everything()]);
-    for family in families() {
-        for (origin, outside) in [(Origin::Remote, family.far), (Origin::Host, family.host)] {
-            let fixed = Path::new((outside, 4000), (family.b, 80));
-            let outer = Path::new((outside, 4000), (external(&family), 80));
-            for (first, other) in [(fixed, outer), (outer, fixed)] {
-                assert!(dataplane.to_workload("b", &first.udp(), origin).passed());
-                dataplane
-                    .to_workload("b", &other.udp(), origin)
-                    .expect_drop(DropReason::NatClash);
-                assert!(dataplane.to_workload("b", &first.udp(), origin).passed());
-                dataplane.clear_flows();
-            }
         }
     }
 }
