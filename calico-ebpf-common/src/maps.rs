@@ -41,6 +41,12 @@ pub const UNSETTLED_PROGRAMS: [&str; UNSETTLED_ENTRIES as usize] = [
     "to_workload_nat_error6",
 ];
 
+/// Array by slot of one `u64`: `jiffies64` when the workload last told the link that it is here (gratuitous ARP, RARP,
+/// unsolicited neighbour advertisement); 0 is never.
+pub const ANNOUNCED: &str = "CEBPF_ANNOUNCED";
+/// Entries of [`ANNOUNCED`].
+pub const ANNOUNCED_ENTRIES: u32 = crate::endpoint::MAX_ENDPOINTS + 1;
+
 /// Entries of [`COUNTERS`].
 pub const COUNTER_ENTRIES: u32 = 128;
 /// First entry of the pass counters in [`COUNTERS`].

@@ -38,6 +38,9 @@ use settling::Settling;
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// How often programs on taps and the host's settings are looked at: the kernel does not tell when they change.
 const GUARD_INTERVAL: Duration = Duration::from_secs(2);
+/// How often a workload that is expected by live migration is looked for: what passes before its route is there is
+/// lost, and a look is one map look-up.
+const ARRIVAL_INTERVAL: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Stands for "never" where a time is needed.
@@ -187,6 +190,7 @@ impl<'a> Work<'a> {
 
     async fn run(mut self, feed: &mut Feed, stop: &CancellationToken) -> anyhow::Result<Ended> {
         let mut guard = ticks(GUARD_INTERVAL);
+        let mut arrivals = ticks(ARRIVAL_INTERVAL);
         let mut interfaces = ticks(self.config.interface_refresh_interval);
         let mut routes = ticks(self.config.route_refresh_interval);
         let mut sweeps = ticks(self.config.conntrack_timeouts.sweep_interval);
@@ -204,6 +208,9 @@ impl<'a> Work<'a> {
                 },
                 change = self.changes.next() => self.note_change(change.context("netlink is closed")?),
                 _ = guard.tick() => self.look_at_what_the_kernel_does_not_tell(),
+                _ = arrivals.tick(), if self.dataplane.expects_arrivals() => if self.dataplane.has_arrivals() {
+                    self.due = Some(Instant::now());
+                },
                 _ = interfaces.tick() => {
                     self.plan([Part::Interfaces, Part::HostAddresses, Part::Links, Part::Settings]);
                 }

@@ -98,6 +98,9 @@ pub struct EndpointReport {
     pub reason: String,
     pub policy_set: u32,
     pub generation: u32,
+    /// How far a live migration to this host is: `expected`, `arrived`, `converging`; empty without one.
+    #[serde(default)]
+    pub migration: String,
 }
 
 /// A floating address and the address that it leads to.

@@ -55,13 +55,14 @@ pub(crate) fn check_mac(endpoint: &Endpoint, source: Mac) -> Result<(), DropReas
 }
 
 /// Bytes of ARP for IPv4 over Ethernet, RFC 826. Offsets: hardware, protocol and lengths 0 to 5, operation 6, sender MAC 8,
-/// sender IP 14.
+/// sender IP 14, target IP 24.
 const ARP_BYTES: usize = 28;
 
 const ARP_REPLY: u16 = 2;
 
+/// Views an ARP packet; one that is not for IPv4 over Ethernet is malformed.
 #[inline(always)]
-fn view_arp(skb: &Skb) -> Result<View<ARP_BYTES>, DropReason> {
+pub(crate) fn view_arp(skb: &Skb) -> Result<View<ARP_BYTES>, DropReason> {
     let arp = skb.view::<ARP_BYTES>(ETHERNET_BYTES)?;
     let ethernet_ipv4 = arp.be32::<0>() == 0x0001_0800 && arp.be16::<4>() == 0x0604;
     if ethernet_ipv4 {

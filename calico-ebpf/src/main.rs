@@ -14,6 +14,7 @@
 //! egress and judges what reaches the tap without having been judged. Both return `TC_ACT_UNSPEC` for what they let
 //! pass, so that programs attached behind them still run.
 
+mod announcement;
 mod antispoof;
 mod conntrack;
 mod counters;

@@ -103,6 +103,20 @@ pub fn arp_request(sender_mac: [u8; 6], sender: Ipv4Addr, wanted: Ipv4Addr) -> V
     bytes
 }
 
+/// Returns the gratuitous ARP of a VM (RFC 5227, 3).
+pub fn gratuitous_arp(vm: &Vm) -> Vec<u8> {
+    arp_request(vm.mac(), vm.v4(), vm.v4())
+}
+
+/// Returns what QEMU sends for a VM that has arrived: reverse ARP for its MAC (RFC 903).
+pub fn reverse_arp(vm: &Vm) -> Vec<u8> {
+    let mut bytes = arp_request(vm.mac(), Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED);
+    bytes[12..14].copy_from_slice(&[0x80, 0x35]);
+    bytes[20..22].copy_from_slice(&[0, 3]);
+    bytes[32..38].copy_from_slice(&vm.mac());
+    bytes
+}
+
 /// Returns whether `frame` is an ARP reply for `owner`, and the MAC it tells.
 pub fn arp_reply(frame: &[u8], owner: Ipv4Addr) -> Option<[u8; 6]> {
     let is_reply = frame.get(12..14) == Some(&[0x08, 0x06]) && frame.get(20..22) == Some(&[0, 2]);

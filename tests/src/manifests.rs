@@ -190,6 +190,22 @@ pub fn workload_endpoint_on(host: &str, vm: &Vm) -> Object {
         .label("name", vm.name())
 }
 
+/// What Neutron's driver writes while a VM moves from one host to another.
+pub fn live_migration(vm: &Vm, from: &str, to: &str) -> Object {
+    let target = workload_endpoint_on(to, vm);
+    let name = target.value()["metadata"]["name"].as_str().expect("a name");
+    let side = |host: &str| {
+        json!({"workloadEndpoint": {
+            "hostname": host,
+            "orchestratorID": "openstack",
+            "workloadID": format!("{NAMESPACE}/{}", vm.device_id()),
+            "endpointID": vm.port_id(),
+        }})
+    };
+    let spec = json!({"source": side(from), "target": side(to)});
+    Object::new("LiveMigration", NAMESPACE, name, &spec)
+}
+
 /// A network policy for the endpoints of [`NAMESPACE`] that a selector finds; rules are added to it.
 pub fn network_policy(name: &str, selector: &str) -> Object {
     Object::new("NetworkPolicy", NAMESPACE, name, &json!({ "selector": selector }))

@@ -21,6 +21,8 @@ Examples:
 
 STATE is the agent's: up (its tap and programs are in place), waiting (no tap yet), down (something could not be
 written; REASON says what), inactive (another endpoint has its interface or it has no address).
+MIGRATION is how far a live migration to this host is: expected (policy is in force, routes wait for the workload's
+announcement), arrived (routes beat those of the host it came from), converging (the same for a while after the end).
 LINK is what the kernel says about the tap now: up, no-carrier, down, or absent.";
 
 #[derive(Debug, Args)]
@@ -103,6 +105,11 @@ fn put_on(page: &mut Page, rows: &[Row]) {
             ),
             plain(endpoint.addresses.join(" ")),
             plain(endpoint.mac.clone().unwrap_or_else(|| "-".to_owned())),
+            plain(if endpoint.migration.is_empty() {
+                "-"
+            } else {
+                &endpoint.migration
+            }),
             plain(endpoint.policy_set.to_string()),
             plain(endpoint.generation.to_string()),
             plain(format!("{}/{}", endpoint.namespace, endpoint.name)),
@@ -115,6 +122,7 @@ fn put_on(page: &mut Page, rows: &[Row]) {
         "LINK",
         "ADDRESSES",
         "MAC",
+        "MIGRATION",
         "SET",
         "GENERATION",
         "ENDPOINT",

@@ -80,9 +80,13 @@ pub(super) fn place_endpoints<'a>(
 }
 
 /// Returns who owns each address that belongs to this host: the host itself, else the endpoint on the newest tap.
+/// An endpoint whose workload is expected owns none.
 pub(super) fn address_owners(input: &TableInput<'_>, placed: &[Placed<'_>]) -> BTreeMap<IpAddr, Slot> {
     let mut newest: BTreeMap<IpAddr, (u32, Slot)> = BTreeMap::new();
-    for place in placed {
+    for place in placed
+        .iter()
+        .filter(|place| !input.host.expected.contains(place.key))
+    {
         let whole = place
             .endpoint
             .ip_networks

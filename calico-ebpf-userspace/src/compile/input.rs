@@ -14,6 +14,8 @@ pub struct HostFacts {
     pub interfaces: BTreeMap<String, HostInterface>,
     /// Every address of the host itself, on any interface.
     pub host_addresses: BTreeSet<IpAddr>,
+    /// Endpoints whose workload runs on another host still: their addresses lead to the host's stack.
+    pub expected: BTreeSet<ResourceKey>,
 }
 
 /// A tap.

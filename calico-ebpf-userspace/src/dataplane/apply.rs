@@ -16,6 +16,7 @@ use super::assignments::Assignments;
 use super::flows::{highest_generation, read_clock, ticks_per_second};
 use super::interfaces::{Interface, Interfaces, WorkloadNames};
 use super::links::{AttachMode, Finding, Links, OldLinks};
+use super::migration::Migrations;
 use super::neighbors::NeighborTable;
 use super::pins::Pins;
 use super::policy_map::PolicyMap;
@@ -83,7 +84,7 @@ pub struct Dataplane {
     pub(super) config: Config,
     pub(super) names: WorkloadNames,
     pub(super) netlink: rtnetlink::Handle,
-    programs: Programs,
+    pub(super) programs: Programs,
     pub(super) policy: PolicyMap,
     links: Links,
     /// Until the first version of this run's table is in force, links of an earlier run keep their programs.
@@ -93,6 +94,8 @@ pub struct Dataplane {
     pub(super) state: StateFile,
     rule_ids: RuleIds,
     pub(super) assignments: Assignments,
+    /// `None` before the first look at the host.
+    pub(super) migrations: Option<Migrations>,
     pub(super) interfaces: Interfaces,
     host_addresses: BTreeSet<IpAddr>,
     pub(super) taps: Taps,
@@ -143,6 +146,7 @@ impl Dataplane {
                 last_generation,
                 ..Assignments::default()
             },
+            migrations: None,
             interfaces: Interfaces::new(),
             host_addresses: BTreeSet::new(),
             taps: Taps::default(),
@@ -168,7 +172,11 @@ impl Dataplane {
         parts: &BTreeSet<Part>,
     ) -> anyhow::Result<Outcome> {
         let mut outcome = Outcome::default();
-        if parts.is_empty() && self.programs.are_pinned() && self.follows(desired) {
+        if parts.is_empty()
+            && self.programs.are_pinned()
+            && self.nobody_migrates(desired)
+            && self.follows(desired)
+        {
             return Ok(outcome);
         }
         self.trouble.clear();
@@ -176,6 +184,7 @@ impl Dataplane {
         if parts.contains(&Part::Interfaces) || parts.contains(&Part::Links) {
             self.attach(&mut outcome).await?;
         }
+        self.follow_migrations(desired).await?;
         self.put_table_in_force(desired, &mut outcome)?;
         if self.in_force.is_some() {
             if !self.programs.are_pinned() {
@@ -184,6 +193,8 @@ impl Dataplane {
             self.write_settings(parts, &mut outcome);
             self.write_routes(parts, &mut outcome).await?;
         }
+        let settles_at = self.migrations.as_ref().and_then(Migrations::next_end);
+        outcome.again_at = [outcome.again_at, settles_at].into_iter().flatten().min();
         Ok(outcome)
     }
 
@@ -307,6 +318,7 @@ impl Dataplane {
         HostFacts {
             interfaces,
             host_addresses: self.host_addresses.clone(),
+            expected: self.expected().cloned().collect(),
         }
     }
 
@@ -357,6 +369,11 @@ impl Dataplane {
             .as_ref()
             .map(|in_force| (&*in_force.state, &in_force.host));
         assignments.assign_generations(before, (desired, &host))?;
+        for (key, slot) in &assignments.slots {
+            if self.state.state.slots.get(&key.to_string()) != Some(slot) {
+                self.programs.forget_announcement(*slot)?;
+            }
+        }
         let epoch = self.state.state.epoch.checked_add(1).unwrap_or(1);
         let input = TableInput {
             state: desired,

@@ -143,7 +143,10 @@ fn reaches_alike(before: (&EffectiveState, &HostFacts), now: (&EffectiveState, &
                     && old.ip_networks == new.ip_networks
                     && old.ip_nats == new.ip_nats
             });
-    places_alike && interfaces_before == interfaces_now && routable(before.1) == routable(now.1)
+    places_alike
+        && interfaces_before == interfaces_now
+        && routable(before.1) == routable(now.1)
+        && before.1.expected == now.1.expected
 }
 
 /// Returns whether an endpoint's own policy says the same in both states.

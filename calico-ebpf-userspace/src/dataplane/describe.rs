@@ -61,6 +61,7 @@ impl Dataplane {
                 .copied()
                 .unwrap_or(0),
             generation: self.assignments.generations.get(key).copied().unwrap_or(0),
+            migration: self.phase(key).name().to_owned(),
         }
     }
 

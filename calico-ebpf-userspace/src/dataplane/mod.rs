@@ -2,6 +2,7 @@
 
 mod amend;
 pub mod apply;
+mod arrivals;
 pub mod assignments;
 mod bpf_probe;
 pub mod bpf_syscall;
@@ -14,6 +15,7 @@ pub mod flows;
 pub mod host_addresses;
 pub mod interfaces;
 pub mod links;
+pub mod migration;
 pub mod neighbors;
 pub mod netlink;
 pub mod object;

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::apply::{Dataplane, Outcome, Part};
 use super::interfaces::Interface;
 use super::neighbors::{self, NeighborTable};
-use super::routes::{self, RouteTable};
+use super::routes::{self, RoutePlace, RouteTable};
 use super::sysctls::Gate;
 use crate::calc::effective::EffectiveEndpoint;
 use crate::model::name::ResourceKey;
@@ -121,7 +121,7 @@ impl Dataplane {
             .context("cannot read the routes")?;
         dirty.extend(unfinished.dirty);
         outcome.again_at = unfinished.again_at;
-        self.wanted_routes = (dirty.is_empty() && outcome.again_at.is_none()).then_some(wanted);
+        self.wanted_routes = (dirty.is_empty() && unfinished.again_at.is_none()).then_some(wanted);
         for trouble in &dirty {
             tracing::warn!(trouble, "not written, retried");
         }
@@ -132,34 +132,41 @@ impl Dataplane {
     /// Returns routes and neighbours of every endpoint that is open.
     fn desired_routes(&self) -> (RouteTable, NeighborTable) {
         let endpoints = self.endpoints_by_interface();
-        let mut prefixes: Vec<(IpNet, u32)> = Vec::new();
+        let mut places: Vec<RoutePlace> = Vec::new();
         let mut macs = BTreeMap::new();
         // Asked for twice, an external address leads where the table has it: to the lowest internal one, as text.
-        let mut external: BTreeMap<IpAddr, (String, u32)> = BTreeMap::new();
+        let mut external: BTreeMap<IpAddr, (String, RoutePlace)> = BTreeMap::new();
         for tap in self.interfaces.values().filter(|interface| interface.up) {
-            let Some((_, endpoint)) = endpoints.get(&tap.name) else {
+            let Some((key, endpoint)) = endpoints.get(&tap.name) else {
                 continue;
             };
+            let phase = self.phase(key);
+            if phase.withholds_routes() {
+                continue;
+            }
             let gate = self.taps.get(tap.ifindex).and_then(|known| known.gate);
             if !matches!(gate, Some(Gate::Open | Gate::OpenToSpoofing)) {
                 continue;
             }
+            let place = |prefix: IpNet| RoutePlace {
+                prefix,
+                ifindex: tap.ifindex,
+                elevated: phase.elevates_routes(),
+            };
             let served = |address: IpAddr| self.config.ipv6_support || address.is_ipv4();
             let networks = endpoint.ip_networks.iter().filter(|net| served(net.addr()));
-            prefixes.extend(networks.map(|net| (*net, tap.ifindex)));
+            places.extend(networks.map(|net| place(*net)));
             for nat in endpoint.ip_nats.iter().filter(|nat| served(nat.external)) {
-                let candidate = (nat.internal.to_string(), tap.ifindex);
+                let candidate = (nat.internal.to_string(), place(IpNet::from(nat.external)));
                 let chosen = external.entry(nat.external).or_insert_with(|| candidate.clone());
-                if candidate < *chosen {
+                if candidate.0 < chosen.0 {
                     *chosen = candidate;
                 }
             }
             macs.insert(tap.ifindex, endpoint.mac);
         }
-        let floating = external
-            .iter()
-            .map(|(address, (_, ifindex))| (IpNet::from(*address), *ifindex));
-        let routes = routes::desired_routes(&self.config, prefixes.into_iter().chain(floating));
+        places.extend(external.values().map(|(_, place)| *place));
+        let routes = routes::desired_routes(&self.config, places);
         let neighbors = routes
             .keys()
             .filter_map(|key| {

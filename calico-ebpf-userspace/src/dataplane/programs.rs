@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use aya::maps::{Map, MapData, MapInfo, PerCpuArray, PerCpuValues, ProgramArray};
+use aya::maps::{Array, Map, MapData, MapInfo, PerCpuArray, PerCpuValues, ProgramArray};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
@@ -21,7 +21,7 @@ use super::policy_map::PolicyMap;
 use crate::config::values::{Config, EndpointToHostAction};
 
 /// Every map that is pinned.
-const PINNED_MAPS: [&str; 7] = [
+const PINNED_MAPS: [&str; 8] = [
     maps::POLICY,
     maps::ACTIVE,
     maps::FLOWS4,
@@ -29,10 +29,11 @@ const PINNED_MAPS: [&str; 7] = [
     maps::COUNTERS,
     maps::RULES,
     maps::UNSETTLED,
+    maps::ANNOUNCED,
 ];
-/// Maps that are taken over from the last run: flows and counts must not be lost. Rule counters begin anew, because
-/// their numbers belong to one run.
-const ADOPTED_MAPS: [&str; 3] = [maps::FLOWS4, maps::FLOWS6, maps::COUNTERS];
+/// Maps that are taken over from the last run: flows, counts and what workloads announced while no agent ran must not
+/// be lost. Rule counters begin anew, because their numbers belong to one run.
+const ADOPTED_MAPS: [&str; 4] = [maps::FLOWS4, maps::FLOWS6, maps::COUNTERS, maps::ANNOUNCED];
 /// Every program that is pinned.
 const PROGRAMS: [&str; 4] = [
     maps::PROGRAM_FROM_WORKLOAD,
@@ -192,6 +193,28 @@ impl Programs {
             rules.set(*number, zeros, 0)?;
         }
         Ok(())
+    }
+
+    /// Returns whether the workload at `slot` has announced itself since [`Self::forget_announcement`].
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn has_announced(&self, slot: u16) -> anyhow::Result<bool> {
+        let announced = self.first.map(maps::ANNOUNCED);
+        let announced = announced.context("the eBPF object has no announcements")?;
+        let announced: Array<_, u64> = announced.try_into()?;
+        Ok(announced.get(&u32::from(slot), 0)? != 0)
+    }
+
+    /// Forgets what the workload at `slot`, or who had the slot before, has announced.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn forget_announcement(&mut self, slot: u16) -> anyhow::Result<()> {
+        let announced = self.first.map_mut(maps::ANNOUNCED);
+        let announced = announced.context("the eBPF object has no announcements")?;
+        let mut announced: Array<_, u64> = announced.try_into()?;
+        Ok(announced.set(u32::from(slot), 0, 0)?)
     }
 
     /// Gives the loaded object to what reads the programs' log records.

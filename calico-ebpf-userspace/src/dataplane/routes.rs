@@ -45,31 +45,42 @@ pub struct RouteBody {
 /// Routes by their identity.
 pub type RouteTable = BTreeMap<RouteKey, RouteBody>;
 
+/// A prefix and the tap that it leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoutePlace {
+    pub prefix: IpNet,
+    pub ifindex: u32,
+    /// Whether the route must beat that of another host, because the workload has just come from there.
+    pub elevated: bool,
+}
+
 /// Returns the routes for prefixes that belong to taps. Where two taps have the same prefix, the highest interface
 /// number wins.
-pub fn desired_routes(config: &Config, prefixes: impl IntoIterator<Item = (IpNet, u32)>) -> RouteTable {
-    let mut owners: BTreeMap<IpNet, u32> = BTreeMap::new();
-    for (prefix, ifindex) in prefixes {
-        let owner = owners.entry(prefix.trunc()).or_insert(ifindex);
-        *owner = (*owner).max(ifindex);
+pub fn desired_routes(config: &Config, places: impl IntoIterator<Item = RoutePlace>) -> RouteTable {
+    let mut owners: BTreeMap<IpNet, RoutePlace> = BTreeMap::new();
+    for place in places {
+        let owner = owners.entry(place.prefix.trunc()).or_insert(place);
+        if place.ifindex > owner.ifindex {
+            *owner = place;
+        }
     }
     owners
         .into_iter()
-        .map(|(prefix, ifindex)| desired_route(config, prefix, ifindex))
+        .map(|(prefix, place)| desired_route(config, RoutePlace { prefix, ..place }))
         .collect()
 }
 
-fn desired_route(config: &Config, prefix: IpNet, ifindex: u32) -> (RouteKey, RouteBody) {
-    let (metric, source) = match prefix {
-        IpNet::V4(_) => (
-            config.ipv4_normal_route_priority,
-            config.device_route_source_address.map(IpAddr::from),
-        ),
-        IpNet::V6(_) => (
-            config.ipv6_normal_route_priority,
-            config.device_route_source_address_ipv6.map(IpAddr::from),
-        ),
+fn desired_route(config: &Config, place: RoutePlace) -> (RouteKey, RouteBody) {
+    let RoutePlace {
+        prefix,
+        ifindex,
+        elevated,
+    } = place;
+    let source = match prefix {
+        IpNet::V4(_) => config.device_route_source_address.map(IpAddr::from),
+        IpNet::V6(_) => config.device_route_source_address_ipv6.map(IpAddr::from),
     };
+    let metric = metric_of(config, &prefix, elevated);
     let metric = if metric == 0 && prefix.addr().is_ipv6() {
         DEFAULT_METRIC6
     } else {
@@ -90,6 +101,22 @@ fn desired_route(config: &Config, prefix: IpNet, ifindex: u32) -> (RouteKey, Rou
         },
         body,
     )
+}
+
+fn metric_of(config: &Config, prefix: &IpNet, elevated: bool) -> u32 {
+    match (prefix, elevated) {
+        (IpNet::V4(_), false) => config.ipv4_normal_route_priority,
+        (IpNet::V4(_), true) => config.ipv4_elevated_route_priority,
+        (IpNet::V6(_), false) => config.ipv6_normal_route_priority,
+        (IpNet::V6(_), true) => config.ipv6_elevated_route_priority,
+    }
+}
+
+/// Returns whether a route of the kernel is ours and has the metric of a workload that has just arrived.
+pub fn is_elevated(config: &Config, key: &RouteKey, body: &RouteBody) -> bool {
+    body.protocol == config.device_route_protocol
+        && key.metric == metric_of(config, &key.prefix, true)
+        && key.metric != metric_of(config, &key.prefix, false)
 }
 
 /// Reads the main table's routes over `interfaces` from the kernel.
@@ -232,8 +259,11 @@ impl Routes {
                 Err(error) => unfinished.dirty.push(format!("route {}: {error}", key.prefix)),
             }
         }
+        let prefixes: BTreeSet<IpNet> = desired.keys().map(|key| key.prefix).collect();
         for key in delta.remove {
-            if let Some(until) = self.grace_end(&key, now) {
+            let grace_end = self.grace_end(&key, now);
+            // What has another route is known.
+            if let Some(until) = grace_end.filter(|_| !prefixes.contains(&key.prefix)) {
                 unfinished.again_at = Some(unfinished.again_at.map_or(until, |at| at.min(until)));
                 continue;
             }
@@ -351,8 +381,16 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn place(prefix: &str, ifindex: u32) -> RoutePlace {
+        RoutePlace {
+            prefix: net(prefix),
+            ifindex,
+            elevated: false,
+        }
+    }
+
     fn route(prefix: &str, ifindex: u32, protocol: u8) -> (RouteKey, RouteBody) {
-        let (key, body) = desired_route(&Config::default(), net(prefix), ifindex);
+        let (key, body) = desired_route(&Config::default(), place(prefix, ifindex));
         (key, RouteBody { protocol, ..body })
     }
 
@@ -360,7 +398,7 @@ mod tests {
     fn route_is_link_scope_with_felix_protocol_and_metric() {
         let table = desired_routes(
             &Config::default(),
-            [(net("10.65.0.2/32"), 5), (net("fd00::2/128"), 5)],
+            [place("10.65.0.2/32", 5), place("fd00::2/128", 5)],
         );
         let four = RouteKey {
             prefix: net("10.65.0.2/32"),
@@ -387,14 +425,33 @@ mod tests {
     fn highest_interface_number_wins_a_shared_address() {
         let table = desired_routes(
             &Config::default(),
-            [(net("10.65.0.2/32"), 7), (net("10.65.0.2/32"), 5)],
+            [place("10.65.0.2/32", 7), place("10.65.0.2/32", 5)],
         );
         assert_eq!(table.keys().map(|key| key.ifindex).collect::<Vec<_>>(), [7]);
     }
 
     #[test]
+    fn routes_of_a_workload_that_has_just_arrived_have_another_metric() {
+        let config = Config::default();
+        for prefix in ["10.65.0.2/32", "fd00::2/128"] {
+            let [normal, elevated] = [false, true].map(|elevated| {
+                desired_route(
+                    &config,
+                    RoutePlace {
+                        elevated,
+                        ..place(prefix, 5)
+                    },
+                )
+            });
+            assert_eq!((normal.0.metric, elevated.0.metric), (1024, 512));
+            assert!(is_elevated(&config, &elevated.0, &elevated.1));
+            assert!(!is_elevated(&config, &normal.0, &normal.1));
+        }
+    }
+
+    #[test]
     fn pair_prefix_is_routed_as_a_network() {
-        let table = desired_routes(&Config::default(), [(net("10.65.0.9/24"), 5)]);
+        let table = desired_routes(&Config::default(), [place("10.65.0.9/24", 5)]);
         assert_eq!(table.keys().next().unwrap().prefix, net("10.65.0.0/24"));
     }
 

@@ -13,6 +13,8 @@ pub(crate) enum EtherType {
     Ipv4,
     Ipv6,
     Arp,
+    /// Reverse ARP (RFC 903): nothing answers it, but QEMU announces a migrated guest by it.
+    Rarp,
 }
 
 /// Returns the frame's source address.
@@ -32,6 +34,7 @@ pub(crate) fn parse(skb: &Skb) -> Result<(Mac, EtherType), DropReason> {
         0x0800 => EtherType::Ipv4,
         0x86dd => EtherType::Ipv6,
         0x0806 => EtherType::Arp,
+        0x8035 => EtherType::Rarp,
         0x8100 | 0x88a8 | 0x9100 => return Err(DropReason::Vlan),
         _ => return Err(DropReason::UnknownEthertype),
     };

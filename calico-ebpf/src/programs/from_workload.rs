@@ -12,6 +12,7 @@ use calico_ebpf_common::nat::is_nat_slot;
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
 use super::{NO_FLOW, drop_packet, leave_to};
+use crate::announcement;
 use crate::antispoof;
 use crate::conntrack::{self, Meaning, Place};
 use crate::family::{Family, V4, V6};
@@ -95,7 +96,7 @@ fn try_from_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReaso
             }
             from_sender::<V6, UNSETTLED6, NAT6, NAT_ERROR6>(context, skb, &tables, &sender)
         }
-        EtherType::Arp => Err(leave_to::<ARP>(context)),
+        EtherType::Arp | EtherType::Rarp => Err(leave_to::<ARP>(context)),
     }
 }
 
@@ -345,7 +346,7 @@ pub(crate) fn from_workload_neighbor(context: TcContext) -> i32 {
 #[inline(always)]
 fn try_neighbor(skb: &Skb) -> Result<Action, DropReason> {
     let tables = Tables::active()?;
-    let (_, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
+    let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
     let source = ethernet::source(skb)?;
     let packet = V6::parse(skb)?;
     antispoof::check_neighbor(skb, endpoint, source, &packet)?;
@@ -353,6 +354,9 @@ fn try_neighbor(skb: &Skb) -> Result<Action, DropReason> {
         && V6::address_entry(&tables, packet.destination)?.slot != SLOT_HOST
     {
         return Err(DropReason::NeighborSender);
+    }
+    if announcement::is_unsolicited_advertisement(skb, &packet)? {
+        announcement::note(slot);
     }
     Ok(forward::to_stack(skb, PassReason::Neighbor))
 }
@@ -374,7 +378,7 @@ fn icmp_error<F: Family>(
     send(skb, packet, End::of_address(tables, entry))
 }
 
-/// Judges an ARP packet. Returns the TC verdict.
+/// Judges an ARP or RARP packet. Returns the TC verdict.
 #[classifier]
 pub(crate) fn from_workload_arp(context: TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
@@ -387,8 +391,16 @@ pub(crate) fn from_workload_arp(context: TcContext) -> i32 {
 #[inline(always)]
 fn try_arp(skb: &Skb) -> Result<Action, DropReason> {
     let tables = Tables::active()?;
-    let (_, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
-    let source = ethernet::source(skb)?;
+    let (slot, endpoint) = tables.endpoint_of_interface(skb.ifindex())?;
+    let (source, ethertype) = ethernet::parse(skb)?;
+    if ethertype == EtherType::Rarp {
+        antispoof::check_mac(endpoint, source)?;
+        announcement::note(slot);
+        return Err(DropReason::UnknownEthertype);
+    }
     antispoof::check_arp(skb, endpoint, source)?;
+    if announcement::is_gratuitous_arp(skb)? {
+        announcement::note(slot);
+    }
     Ok(forward::to_stack(skb, PassReason::Neighbor))
 }

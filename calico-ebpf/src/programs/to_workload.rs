@@ -72,6 +72,7 @@ fn try_to_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReason>
         EtherType::Ipv6 => from_remote::<V6, UNSETTLED6, NAT6, NAT_ERROR6>(context, skb, &receiver),
         // Nothing forwards ARP to a tap: proxy ARP answers are the host's own.
         EtherType::Arp => Err(DropReason::ArpSender),
+        EtherType::Rarp => Err(DropReason::UnknownEthertype),
     }
 }
 
@@ -96,6 +97,7 @@ fn from_host(context: &TcContext, skb: &Skb, receiver: &Receiver<'_>) -> Result<
                     return Err(DropReason::ProxyArpOwnAddress);
                 }
             }
+            EtherType::Rarp => {}
         }
     }
     Ok(forward::to_stack(skb, PassReason::FromHost))

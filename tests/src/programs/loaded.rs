@@ -79,6 +79,11 @@ impl Loaded {
                 PerCpuValues::try_from(vec![Counter::default(); cpus]).expect("one for each processor");
             counters.set(index, zeros, 0).expect("zero a counter");
         }
+        let announced = self.object.map_mut(maps::ANNOUNCED).expect("a map");
+        let mut announced = Array::<_, u64>::try_from(announced).expect("an array");
+        for slot in 0..64 {
+            announced.set(slot, 0, 0).expect("forget an announcement");
+        }
         self
     }
 

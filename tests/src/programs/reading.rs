@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use aya::Pod;
-use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{TestRun, TestRunOptions};
 use calico_ebpf_common::expire::{Clock, ExpireEntry, ExpireHeader};
 use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6, NOT_TRANSLATED};
@@ -40,6 +40,20 @@ impl Dataplane {
             &PerCpuArray::<_, Counter>::try_from(map).expect("a per-CPU array"),
             number,
         )
+    }
+
+    /// Returns whether a workload has announced that it runs on this host.
+    pub fn has_announced(&self, name: &str) -> bool {
+        let (key, _) = self
+            .state()
+            .endpoints
+            .iter()
+            .find(|(_, endpoint)| endpoint.interface_name == super::tap(name))
+            .expect("the workload");
+        let slot = self.assignments().slots[key];
+        let map = self.loaded().object.map(maps::ANNOUNCED).expect("a map");
+        let map = Array::<_, u64>::try_from(map).expect("an array");
+        map.get(&u32::from(slot), 0).expect("an entry") != 0
     }
 
     /// Returns all IPv4 flows.

@@ -12,6 +12,7 @@ mod fixtures;
 mod frames;
 mod host_traffic;
 mod lifecycle;
+mod migration;
 mod nat;
 mod policy;
 mod recorded_clouds;

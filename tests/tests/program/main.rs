@@ -1,5 +1,6 @@
 //! The program ring: every program on real kernel maps, packet in, packet out, map state. Needs root, no network.
 
+mod announcement;
 mod antispoof;
 mod changes;
 mod conntrack;

@@ -4,7 +4,6 @@ use super::{Kind, Parameter, acted};
 use crate::config::values::{DatastoreType, EndpointToHostAction};
 
 const NO_REPORTING: &str = "status is written back with the etcdv3 datastore";
-const NO_MIGRATION: &str = "live migrations are not followed yet";
 
 const LEVELS: &[&str] = &[
     "DEBUG", "INFO", "WARNING", "ERROR", "FATAL", "CRITICAL", "NONE", "TRACE",
@@ -47,9 +46,9 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     acted("RemoveExternalRoutes", Kind::Flag(|c, v| c.remove_external_routes = v), "true", "Removes routes of others on workload interfaces, except the kernel's own."),
     acted("IPv4NormalRoutePriority", Kind::Number(1, 2_147_483_646, |c, v| c.ipv4_normal_route_priority = v), "1024", "Metric of IPv4 routes to workloads."),
     acted("IPv6NormalRoutePriority", Kind::Number(1, 2_147_483_646, |c, v| c.ipv6_normal_route_priority = v), "1024", "Metric of IPv6 routes to workloads."),
-    acted("IPv4ElevatedRoutePriority", Kind::Number(1, 2_147_483_646, |c, v| c.ipv4_elevated_route_priority = v), "512", "Metric of IPv4 routes while a live migration arrives.").not_yet(NO_MIGRATION),
-    acted("IPv6ElevatedRoutePriority", Kind::Number(1, 2_147_483_646, |c, v| c.ipv6_elevated_route_priority = v), "512", "Metric of IPv6 routes while a live migration arrives.").not_yet(NO_MIGRATION),
-    acted("LiveMigrationRouteConvergenceTime", Kind::Seconds(|c, v| c.live_migration_route_convergence_time = v), "30", "Seconds for which routes keep the elevated metric after a live migration.").not_yet(NO_MIGRATION),
+    acted("IPv4ElevatedRoutePriority", Kind::Number(1, 2_147_483_646, |c, v| c.ipv4_elevated_route_priority = v), "512", "Metric of IPv4 routes while a live migration arrives."),
+    acted("IPv6ElevatedRoutePriority", Kind::Number(1, 2_147_483_646, |c, v| c.ipv6_elevated_route_priority = v), "512", "Metric of IPv6 routes while a live migration arrives."),
+    acted("LiveMigrationRouteConvergenceTime", Kind::Seconds(|c, v| c.live_migration_route_convergence_time = v), "30", "Seconds for which routes keep the elevated metric after a live migration."),
     acted("RouteRefreshInterval", Kind::Seconds(|c, v| c.route_refresh_interval = v), "90", "Seconds between checks of the routes against drift; 0 switches the check off."),
     // Status
     acted("EndpointReportingEnabled", Kind::Flag(|c, v| c.endpoint_reporting_enabled = v), "false", "Writes liveness and endpoint status to etcd; the Neutron driver switches it on.").not_yet(NO_REPORTING),
