@@ -1,24 +1,41 @@
 //! Lists of states of the datastore: only the last one counts.
 
-use super::*;
+mod states;
 
-/// What an incremental calculation would be: it is fed changes and asked for the result.
-#[derive(Default)]
+use super::*;
+use crate::calc::calculation::Calculation;
+use crate::model::resource::{Changes, changes_between};
+
+/// The incremental calculation, and what it was told so far.
 struct Feed {
     snapshot: Snapshot,
+    calculation: Calculation,
 }
 
 impl Feed {
+    fn new() -> Self {
+        Self {
+            snapshot: Snapshot::new(),
+            calculation: Calculation::new(options()),
+        }
+    }
+
     fn put(&mut self, key: &ResourceKey, resource: &Arc<Resource>) {
         self.snapshot.insert(key.clone(), Arc::clone(resource));
+        let change = (key.clone(), Some(Arc::clone(resource)));
+        self.calculation.apply(&Changes::from([change]));
     }
 
     fn remove(&mut self, key: &ResourceKey) {
         self.snapshot.remove(key);
+        self.calculation.apply(&Changes::from([(key.clone(), None)]));
     }
 
-    fn result(&self) -> EffectiveState {
-        resolve(&self.snapshot, &options())
+    /// Returns what is calculated; the plain calculation must say the same.
+    fn result(&mut self) -> Arc<EffectiveState> {
+        let state = self.calculation.state();
+        assert_eq!(*state, resolve(&self.snapshot, &options()));
+        state
     }
 
     /// Changes one object at a time until the state is `target`; asks after each change.
@@ -48,6 +65,7 @@ impl Feed {
 
     /// Changes everything before it asks.
     fn jump_to(&mut self, target: &Snapshot) {
+        self.calculation.apply(&changes_between(&self.snapshot, target));
         self.snapshot.clone_from(target);
     }
 }
@@ -62,17 +80,16 @@ fn assert_history_does_not_matter(states: &[Vec<Value>]) {
     let empty = Snapshot::new();
     for order in [&forwards, &backwards] {
         for with_empties in [false, true] {
-            let (mut jumping, mut walking, mut walking_back) =
-                (Feed::default(), Feed::default(), Feed::default());
+            let (mut jumping, mut walking, mut walking_back) = (Feed::new(), Feed::new(), Feed::new());
             for index in order {
                 jumping.jump_to(&states[*index]);
                 walking.walk_to(&states[*index], false);
                 walking_back.walk_to(&states[*index], true);
                 for feed in [&mut jumping, &mut walking, &mut walking_back] {
-                    assert_eq!(feed.result(), expected[*index], "state {index}");
+                    assert_eq!(*feed.result(), expected[*index], "state {index}");
                     if with_empties {
                         feed.walk_to(&empty, true);
-                        assert_eq!(feed.result(), EffectiveState::default());
+                        assert_eq!(*feed.result(), EffectiveState::default());
                     }
                 }
             }
