@@ -75,7 +75,7 @@ pub async fn run(mut layers: Layers, stop: CancellationToken) -> anyhow::Result<
             Ended::Stopped => return Ok(()),
             Ended::Reconfigured(newest, last) => {
                 snapshot = newest;
-                calculation = Some(*last);
+                calculation = Some(last);
             }
         }
         tracing::info!("configuration has changed in the datastore, starting anew in place");
@@ -138,7 +138,8 @@ struct Work<'a> {
     dataplane: Dataplane,
     changes: KernelChanges,
     snapshot: Snapshot,
-    calculation: Calculation,
+    /// Large: in a box, as the futures that hold it are moved.
+    calculation: Box<Calculation>,
     desired: Arc<EffectiveState>,
     /// What must be read again in the next pass.
     parts: BTreeSet<Part>,
@@ -154,7 +155,7 @@ impl<'a> Work<'a> {
     async fn start(
         config: Config,
         snapshot: Snapshot,
-        mut calculation: Calculation,
+        mut calculation: Box<Calculation>,
         layers: &'a Layers,
         reporter: &'a mut Reporter,
     ) -> anyhow::Result<Self> {
@@ -201,7 +202,7 @@ impl<'a> Work<'a> {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
                 update = feed.next() => match update {
                     Some(update) => if self.take_update(&update)? {
-                        return Ok(Ended::Reconfigured(self.snapshot, Box::new(self.calculation)));
+                        return Ok(Ended::Reconfigured(self.snapshot, self.calculation));
                     },
                     None if stop.is_cancelled() => return Ok(Ended::Stopped),
                     None => bail!("the datastore is no longer watched"),
@@ -329,9 +330,13 @@ impl<'a> Work<'a> {
 }
 
 /// Returns a calculation of the snapshot: the last one, which knows it, when it was made with the same options.
-fn calculation_for(last: Option<Calculation>, options: CalcOptions, snapshot: &Snapshot) -> Calculation {
+fn calculation_for(
+    last: Option<Box<Calculation>>,
+    options: CalcOptions,
+    snapshot: &Snapshot,
+) -> Box<Calculation> {
     last.filter(|last| *last.options() == options).unwrap_or_else(|| {
-        let mut calculation = Calculation::new(options);
+        let mut calculation = Box::new(Calculation::new(options));
         calculation.apply(&changes_between(&Snapshot::new(), snapshot));
         calculation
     })
