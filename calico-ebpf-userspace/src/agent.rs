@@ -2,7 +2,9 @@
 //!
 //! Stopping it, however, leaves the dataplane in force.
 
+mod cluster;
 mod program_log;
+mod report_file;
 mod reporting;
 mod serving;
 mod settling;
@@ -50,15 +52,27 @@ const NEVER: Duration = Duration::from_hours(365 * 24);
 ///
 /// # Errors
 /// When another agent runs, when the kernel lacks something, or when going on makes no sense.
-pub async fn run(mut layers: Layers, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(layers: Layers, stop: CancellationToken) -> anyhow::Result<()> {
     let config = resolve(&layers)?.config;
     let _lock = HostLock::take(&config.run_dir)?;
+    let mut reporter = Reporter::new(&config);
+    let ended = follow(layers, &config, &mut reporter, &stop).await;
+    reporter.finish().await;
+    ended
+}
+
+/// Follows the datastore until `stop`.
+async fn follow(
+    mut layers: Layers,
+    config: &Config,
+    reporter: &mut Reporter,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let mut feed = match config.datastore_type {
         DatastoreType::File => file::watch_directory(config.datastore_dir.clone(), stop.clone()),
-        DatastoreType::Etcdv3 => etcd::watch(&Etcd::new(&config), stop.clone()),
+        DatastoreType::Etcdv3 => etcd::watch(&Etcd::new(config), stop.clone()),
     };
-    let mut reporter = Reporter::new(&config);
-    let Some(mut snapshot) = first_snapshot(&mut feed, &mut reporter, &stop).await? else {
+    let Some(mut snapshot) = first_snapshot(&mut feed, reporter, stop).await? else {
         return Ok(());
     };
     let mut calculation = None;
@@ -67,9 +81,9 @@ pub async fn run(mut layers: Layers, stop: CancellationToken) -> anyhow::Result<
         layers.datastore = datastore_layers(&snapshot, &config.felix_hostname);
         let config = resolve(&layers)?.config;
         let calculation_now = calculation_for(calculation.take(), calc_options(&config), &snapshot);
-        let ended = Work::start(config, snapshot, calculation_now, &layers, &mut reporter)
+        let ended = Work::start(config, snapshot, calculation_now, &layers, reporter)
             .await?
-            .run(&mut feed, &stop)
+            .run(&mut feed, stop)
             .await?;
         match ended {
             Ended::Stopped => return Ok(()),
@@ -94,12 +108,12 @@ async fn first_snapshot(
             () = stop.cancelled() => return Ok(None),
             update = feed.next() => match update {
                 Some(update) => {
+                    reporter.tell_datastore(&update, &snapshot);
                     apply_changes(&mut snapshot, &update.changes);
-                    reporter.tell_datastore(&update, snapshot.len());
                     if update.status.in_sync {
                         return Ok(Some(snapshot));
                     }
-                    reporter.write();
+                    reporter.publish();
                 }
                 None if stop.is_cancelled() => return Ok(None),
                 None => bail!("the datastore is no longer watched"),
@@ -227,11 +241,11 @@ impl<'a> Work<'a> {
 
     /// Takes news of the datastore; tells whether they need another configuration.
     fn take_update(&mut self, update: &Update) -> anyhow::Result<bool> {
+        self.reporter.tell_datastore(update, &self.snapshot);
         apply_changes(&mut self.snapshot, &update.changes);
         self.calculation.apply(&update.changes);
-        self.reporter.tell_datastore(update, self.snapshot.len());
         if update.changes.is_empty() {
-            self.reporter.write();
+            self.reporter.publish();
             return Ok(false);
         }
         if update
@@ -298,8 +312,8 @@ impl<'a> Work<'a> {
             self.due = Some(self.due.map_or(again_at, |due| due.min(again_at)));
         }
         self.reporter
-            .tell_dataplane(&self.dataplane, &self.desired, outcome.dirty);
-        self.reporter.write();
+            .tell_dataplane(&self.dataplane, &self.desired, outcome);
+        self.reporter.publish();
         Ok(())
     }
 

@@ -2,7 +2,9 @@
 //! never sees half of it), read by the command line and the metrics. It outlives the agent, as the dataplane does.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,20 +22,32 @@ pub struct AgentReport {
     pub hostname: String,
     pub pin_dir: String,
     pub datastore: DatastoreReport,
+    #[serde(default)]
+    pub cluster: ClusterReport,
     /// Version of the policy table in force; 0 before the first.
     pub epoch: u32,
+    /// When that version came into force, in seconds since the epoch.
+    #[serde(default)]
+    pub in_force_at: u64,
+    /// From the arrival of the last change to its being in force in the kernel.
+    #[serde(default)]
+    pub lag_milliseconds: Option<u64>,
     pub tables: TableReport,
     pub endpoints: Vec<EndpointReport>,
-    pub policy_sets: Vec<PolicySetReport>,
+    /// Shared with the table in force: a report of an unchanged table costs nothing.
+    pub policy_sets: Arc<Vec<PolicySetReport>>,
     /// Objects and fields that were left out, and why.
-    pub problems: Vec<String>,
+    pub problems: Arc<Vec<ProblemReport>>,
     /// Number of these by what the agent did about them: `object-skipped`, `rule-skipped` ...
     #[serde(default)]
     pub problems_by_consequence: BTreeMap<String, u64>,
     /// Objects that are read but not enforced.
-    pub not_enforced: Vec<String>,
+    pub not_enforced: Vec<NotEnforcedReport>,
     /// Kernel state that could not be written and is retried.
     pub dirty: Vec<String>,
+    /// What is written back for Neutron.
+    #[serde(default)]
+    pub status: StatusReport,
     /// How often a foreign program stood before ours on a tap and ours was moved to the head again.
     #[serde(default)]
     pub moved_to_head: u64,
@@ -59,6 +73,110 @@ pub struct DatastoreReport {
     /// etcd revision, or number of reads of the directory.
     pub revision: u64,
     pub objects: u64,
+    /// The last trouble, also when it is over; empty when there was none.
+    #[serde(default)]
+    pub last_error: String,
+    /// When that was, in seconds since the epoch.
+    #[serde(default)]
+    pub last_error_at: Option<u64>,
+    /// How often it was begun to read everything.
+    #[serde(default)]
+    pub resyncs_started: u64,
+}
+
+/// What the datastore holds for all hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterReport {
+    /// Hosts with an endpoint or a `Node`.
+    pub hosts: u64,
+    pub workload_endpoints: u64,
+    pub host_endpoints: u64,
+    pub policies: u64,
+    pub profiles: u64,
+    pub tiers: u64,
+}
+
+/// Liveness and endpoint status, as written to etcd (contract 2). Times are seconds since the epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Whether anything is written.
+    pub enabled: bool,
+    /// Why not; empty when it is.
+    pub reason: String,
+    /// When liveness was last written.
+    pub liveness_written_at: Option<u64>,
+    /// Seconds after which that expires; 0: never.
+    pub liveness_ttl_seconds: u64,
+    pub liveness_writes: u64,
+    /// Endpoints whose key has what it should.
+    pub endpoints_written: u64,
+    /// Keys that are to be written or removed.
+    pub endpoints_pending: u64,
+    pub endpoint_writes: u64,
+    /// Requests that failed.
+    pub failures: u64,
+    /// Why the last request failed; empty when it did not.
+    pub error: String,
+    /// The last failure, also when it is over; empty when there was none.
+    pub last_error: String,
+    pub last_error_at: Option<u64>,
+}
+
+/// Something wrong with an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemReport {
+    /// Empty when the object could not be told, as namespace and name then are.
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    /// Path to the field; empty for the whole object.
+    pub field: String,
+    pub found: String,
+    pub expected: String,
+    /// What the agent did about it: `object-skipped`, `rule-skipped` ...
+    pub consequence: String,
+    /// Where it is written, such as `web.yaml:3`; empty for etcd.
+    pub place: String,
+}
+
+impl fmt::Display for ProblemReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in [
+            &self.place,
+            &object(&self.kind, &self.namespace, &self.name),
+            &self.field,
+        ] {
+            if !part.is_empty() {
+                write!(formatter, "{part}: ")?;
+            }
+        }
+        write!(formatter, "found {}, expected {}", self.found, self.expected)
+    }
+}
+
+/// Something that is read but not enforced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotEnforcedReport {
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    /// What of it.
+    pub what: String,
+}
+
+impl fmt::Display for NotEnforcedReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let object = object(&self.kind, &self.namespace, &self.name);
+        write!(formatter, "{object}: {}", self.what)
+    }
+}
+
+fn object(kind: &str, namespace: &str, name: &str) -> String {
+    match (kind, namespace) {
+        ("", _) => String::new(),
+        (kind, "") => format!("{kind}({name})"),
+        (kind, namespace) => format!("{kind}({namespace}/{name})"),
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

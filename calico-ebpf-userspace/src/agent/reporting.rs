@@ -1,46 +1,63 @@
-//! Writes the report, for the command line and for whoever in the agent wants it.
+//! The report, for the command line and for whoever in the agent wants it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+use super::cluster::Cluster;
+use super::report_file::ReportFile;
 use crate::calc::effective::EffectiveState;
 use crate::config::values::{Config, DatastoreType};
-use crate::dataplane::apply::Dataplane;
-use crate::dataplane::state_file::write_by_rename;
+use crate::dataplane::apply::{Dataplane, Outcome};
 use crate::datastore::feed::{State, Update};
-use crate::report::{AgentReport, DatastoreReport, REPORT_FILE};
+use crate::model::name::ResourceKey;
+use crate::model::problem::Problem;
+use crate::model::resource::Snapshot;
+use crate::report::{AgentReport, DatastoreReport, NotEnforcedReport, ProblemReport, REPORT_FILE};
 
 /// The report and where it goes.
 pub(super) struct Reporter {
-    path: PathBuf,
     report: AgentReport,
+    cluster: Cluster,
+    /// What the report's problems were made of.
+    problems: Arc<Vec<Problem>>,
+    state: State,
+    /// When the oldest change arrived that is not in force yet.
+    waiting_since: Option<Instant>,
     sender: watch::Sender<Arc<AgentReport>>,
+    file: ReportFile,
 }
 
 impl Reporter {
-    /// Begins a report. A report of an earlier run stays in the file until the first [`Self::write`].
+    /// Begins a report. A report of an earlier run stays in the file until the first [`Self::publish`].
     pub(super) fn new(config: &Config) -> Self {
         let report = AgentReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_at: now(),
+            datastore: DatastoreReport {
+                resyncs_started: 1,
+                ..DatastoreReport::default()
+            },
             ..AgentReport::default()
         };
-        let (sender, _) = watch::channel(Arc::default());
+        let (sender, receiver) = watch::channel(Arc::default());
         let mut reporter = Self {
-            path: config.run_dir.join(REPORT_FILE),
             report,
+            cluster: Cluster::default(),
+            problems: Arc::default(),
+            state: State::Resync,
+            waiting_since: None,
             sender,
+            file: ReportFile::follow(config.run_dir.join(REPORT_FILE), receiver),
         };
         reporter.configure(config);
         reporter
     }
 
-    /// Returns the report as it is written from now on.
+    /// Returns the report as it is published from now on.
     pub(super) fn subscribe(&self) -> watch::Receiver<Arc<AgentReport>> {
         self.sender.subscribe()
     }
@@ -55,68 +72,125 @@ impl Reporter {
         };
         kind.clone_into(&mut self.report.datastore.kind);
         self.report.datastore.location = location;
-    }
-
-    /// Tells the state of the datastore, which has so many valid objects.
-    pub(super) fn tell_datastore(&mut self, update: &Update, objects: usize) {
-        let DatastoreReport {
-            kind,
-            location,
-            out_of_sync_since,
-            ..
-        } = self.report.datastore.clone();
-        let is_in_sync = update.status.state == State::InSync;
-        self.report.datastore = DatastoreReport {
-            kind,
-            location,
-            endpoint: update.status.endpoint.clone(),
-            out_of_sync_since: (!is_in_sync).then(|| out_of_sync_since.unwrap_or_else(now)),
-            state: update.status.state.name().to_owned(),
-            reason: update.status.reason.clone(),
-            revision: update.status.revision,
-            objects: objects as u64,
+        let reason = match config.datastore_type {
+            DatastoreType::File => "the file datastore has no place for it",
+            DatastoreType::Etcdv3 => "not in this version",
         };
-        self.report.problems = update.problems.iter().map(ToString::to_string).collect();
-        let mut counts = BTreeMap::new();
-        for problem in update.problems.iter() {
-            *counts.entry(problem.consequence.name().to_owned()).or_default() += 1;
-        }
-        self.report.problems_by_consequence = counts;
+        reason.clone_into(&mut self.report.status.reason);
     }
 
-    /// Tells the state of the dataplane.
+    /// Tells what came from the datastore. It is not part of `snapshot` yet.
+    pub(super) fn tell_datastore(&mut self, update: &Update, snapshot: &Snapshot) {
+        self.cluster.follow(snapshot, &update.changes);
+        self.report.cluster = self.cluster.report();
+        self.waiting_since = self.waiting_since.or(update.arrived);
+        self.tell_state(update);
+        let datastore = &mut self.report.datastore;
+        datastore.revision = update.status.revision;
+        datastore.objects = self.cluster.objects();
+        datastore.endpoint.clone_from(&update.status.endpoint);
+        if !Arc::ptr_eq(&self.problems, &update.problems) {
+            self.problems = Arc::clone(&update.problems);
+            self.report.problems = Arc::new(update.problems.iter().map(problem_report).collect());
+            let mut counts = BTreeMap::new();
+            for problem in update.problems.iter() {
+                *counts.entry(problem.consequence.name().to_owned()).or_default() += 1;
+            }
+            self.report.problems_by_consequence = counts;
+        }
+    }
+
+    fn tell_state(&mut self, update: &Update) {
+        let (state, now) = (update.status.state, now());
+        let datastore: &mut DatastoreReport = &mut self.report.datastore;
+        if self.state != state && state == State::Resync {
+            datastore.resyncs_started += 1;
+        }
+        datastore.out_of_sync_since = match state {
+            State::InSync => None,
+            State::WaitForReady | State::Resync | State::Unreachable => {
+                datastore.out_of_sync_since.or(Some(now))
+            }
+        };
+        if state == State::Unreachable && !update.status.reason.is_empty() {
+            datastore.last_error.clone_from(&update.status.reason);
+            datastore.last_error_at = Some(now);
+        }
+        state.name().clone_into(&mut datastore.state);
+        datastore.reason.clone_from(&update.status.reason);
+        self.state = state;
+    }
+
+    /// Tells the state of the dataplane after a pass.
     pub(super) fn tell_dataplane(
         &mut self,
         dataplane: &Dataplane,
-        desired: &EffectiveState,
-        dirty: Vec<String>,
+        desired: &Arc<EffectiveState>,
+        outcome: Outcome,
     ) {
+        let epoch = self.report.epoch;
         dataplane.describe(desired, &mut self.report);
+        if self.report.epoch != epoch {
+            self.report.in_force_at = now();
+        }
+        if outcome.dirty.is_empty()
+            && dataplane.enforces(desired)
+            && let Some(since) = self.waiting_since.take()
+        {
+            self.report.lag_milliseconds =
+                Some(u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        }
         self.report.not_enforced = desired
             .not_enforced
             .iter()
-            .map(|(key, what)| format!("{key}: {what}"))
+            .map(|(key, what)| not_enforced_report(key, what))
             .collect();
-        self.report.dirty = dirty;
+        self.report.dirty = outcome.dirty;
         self.report.moved_to_head = dataplane.moved_to_head;
         self.report.tables.apply_milliseconds = dataplane.apply_milliseconds;
         self.report.tables.amendments = dataplane.amendments;
     }
 
-    /// Writes the report if it has changed.
-    pub(super) fn write(&mut self) {
+    /// Gives the report out if it has changed.
+    pub(super) fn publish(&mut self) {
         self.report.updated_at = self.sender.borrow().updated_at;
         if **self.sender.borrow() == self.report {
             return;
         }
         self.report.updated_at = now();
-        let written = serde_json::to_vec(&self.report)
-            .map_err(std::io::Error::other)
-            .and_then(|text| write_by_rename(&self.path, &text));
-        if let Err(error) = written {
-            tracing::error!(file = %self.path.display(), %error, "report not written");
-        }
         self.sender.send_replace(Arc::new(self.report.clone()));
+    }
+
+    /// Waits until the file has what was last published.
+    pub(super) async fn finish(self) {
+        drop(self.sender);
+        self.file.finish().await;
+    }
+}
+
+fn problem_report(problem: &Problem) -> ProblemReport {
+    let object = problem.object.as_ref();
+    ProblemReport {
+        kind: object.map_or("", |key| key.kind.as_str()).to_owned(),
+        namespace: object.map_or_else(String::new, |key| key.namespace.clone()),
+        name: object.map_or_else(String::new, |key| key.name.clone()),
+        field: problem.field.clone(),
+        found: problem.found.clone(),
+        expected: problem.expected.clone(),
+        consequence: problem.consequence.name().to_owned(),
+        place: problem
+            .place
+            .as_ref()
+            .map_or_else(String::new, |place| format!("{}:{}", place.file, place.line)),
+    }
+}
+
+fn not_enforced_report(key: &ResourceKey, what: &str) -> NotEnforcedReport {
+    NotEnforcedReport {
+        kind: key.kind.as_str().to_owned(),
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        what: what.to_owned(),
     }
 }
 

@@ -210,6 +210,8 @@ impl RuleView {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::report::{EndpointReport, PolicyReport, RuleReport};
 
@@ -234,7 +236,7 @@ mod tests {
                 policy_set: 3,
                 ..EndpointReport::default()
             }],
-            policy_sets: vec![
+            policy_sets: Arc::new(vec![
                 PolicySetReport {
                     id: 3,
                     endpoints: vec!["web".to_owned()],
@@ -245,7 +247,7 @@ mod tests {
                     id: 4,
                     ..PolicySetReport::default()
                 },
-            ],
+            ]),
             ..AgentReport::default()
         }
     }

@@ -76,55 +76,96 @@ pub(super) fn execute(arguments: &Arguments) -> Result<Ending, Failure> {
 impl Status {
     fn put_on(&self, page: &mut Page, now: u64, all: bool) {
         let report = &self.report;
-        let ago = |then: u64| span(now.saturating_sub(then));
-        let agent = if self.running {
-            (
-                Tone::Good,
-                format!("running, pid {}, for {}", report.pid, ago(report.started_at)),
-            )
-        } else {
-            (
-                Tone::Bad,
-                "not running; the dataplane stays as it was, changes are not followed".to_owned(),
-            )
-        };
-        let datastore = &report.datastore;
-        let in_sync = if datastore.state == "in-sync" {
-            Tone::Good
-        } else {
-            Tone::Attention
-        };
-        let tables = &report.tables;
-        let dropped = self
-            .dropped_packets
-            .map_or_else(|| "unknown (not root?)".to_owned(), grouped);
-        page.facts(&[
-            ("Agent", agent.0, agent.1),
+        let mut facts = vec![
+            self.agent(now),
             (
                 "Host",
                 Tone::Plain,
                 format!("{}, calico-ebpf {}", report.hostname, report.version),
             ),
-            (
-                "Datastore",
-                in_sync,
-                format!(
-                    "{} {}: {}, {} objects, revision {}",
-                    datastore.kind,
-                    datastore.location,
-                    datastore.state,
-                    datastore.objects,
-                    datastore.revision
-                ),
-            ),
-            ("Endpoints", self.endpoint_tone(), self.endpoint_counts()),
+        ];
+        facts.extend(self.datastore(now));
+        facts.push(("Endpoints", self.endpoint_tone(), self.endpoint_counts()));
+        facts.extend(self.policy(now));
+        facts.push(self.written_back(now));
+        let dropped = self
+            .dropped_packets
+            .map_or_else(|| "unknown (not root?)".to_owned(), grouped);
+        facts.push((
+            "Dropped",
+            Tone::Plain,
+            format!("{dropped} packets; `calico-ebpf counters` says why"),
+        ));
+        page.facts(&facts);
+        list(
+            page,
+            "Not in the kernel yet (retried)",
+            Tone::Bad,
+            &report.dirty,
+            all,
+        );
+        list(page, "Left out", Tone::Attention, &report.problems, all);
+        list(
+            page,
+            "Read but not enforced",
+            Tone::Attention,
+            &report.not_enforced,
+            all,
+        );
+    }
+
+    fn agent(&self, now: u64) -> Fact {
+        if self.running {
+            let (pid, age) = (self.report.pid, ago(now, self.report.started_at));
+            ("Agent", Tone::Good, format!("running, pid {pid}, for {age}"))
+        } else {
+            let text = "not running; the dataplane stays as it was, changes are not followed";
+            ("Agent", Tone::Bad, text.to_owned())
+        }
+    }
+
+    fn datastore(&self, now: u64) -> Vec<Fact> {
+        let datastore = &self.report.datastore;
+        let tone = if datastore.state == "in-sync" {
+            Tone::Good
+        } else {
+            Tone::Attention
+        };
+        let since = datastore.out_of_sync_since.map_or_else(String::new, |since| {
+            format!(", not followed for {}", ago(now, since))
+        });
+        let at = if datastore.endpoint.is_empty() || datastore.endpoint == datastore.location {
+            String::new()
+        } else {
+            format!(" at {}", datastore.endpoint)
+        };
+        let text = format!(
+            "{} {}: {}{at}{since}; {} objects, revision {}",
+            datastore.kind, datastore.location, datastore.state, datastore.objects, datastore.revision
+        );
+        let mut facts = vec![("Datastore", tone, text)];
+        if !datastore.reason.is_empty() {
+            facts.push(("", tone, datastore.reason.clone()));
+        } else if let (false, Some(at)) = (datastore.last_error.is_empty(), datastore.last_error_at) {
+            let text = format!("last trouble {} ago: {}", ago(now, at), datastore.last_error);
+            facts.push(("", Tone::Quiet, text));
+        }
+        facts
+    }
+
+    fn policy(&self, now: u64) -> Vec<Fact> {
+        let (report, tables) = (&self.report, &self.report.tables);
+        let lag = report.lag_milliseconds.map_or_else(String::new, |lag| {
+            format!(", in force {lag} ms after the last change")
+        });
+        vec![
             (
                 "Policy",
                 if report.epoch == 0 { Tone::Bad } else { Tone::Plain },
                 format!(
-                    "version {}, {} ago; {} policy sets, {} address classes, {} port classes, {} cells",
+                    "version {} for {}{lag}; {} policy sets, {} address classes, {} port classes, {} cells",
                     report.epoch,
-                    ago(report.updated_at),
+                    ago(now, report.in_force_at),
                     report.policy_sets.len(),
                     tables.address_classes,
                     tables.port_classes,
@@ -145,27 +186,37 @@ impl Status {
                     tables.over_budget
                 ),
             ),
-            (
-                "Dropped",
+        ]
+    }
+
+    /// What Neutron is told.
+    fn written_back(&self, now: u64) -> Fact {
+        let status = &self.report.status;
+        if !status.enabled {
+            return (
+                "Neutron",
                 Tone::Plain,
-                format!("{dropped} packets; `calico-ebpf counters` says why"),
-            ),
-        ]);
-        list(
-            page,
-            "Not in the kernel yet (retried)",
-            Tone::Bad,
-            &report.dirty,
-            all,
+                format!("is told nothing: {}", status.reason),
+            );
+        }
+        let liveness = status.liveness_written_at.map_or_else(
+            || "liveness not written yet".to_owned(),
+            |at| {
+                format!(
+                    "liveness written {} ago, expires after {} s",
+                    ago(now, at),
+                    status.liveness_ttl_seconds
+                )
+            },
         );
-        list(page, "Left out", Tone::Attention, &report.problems, all);
-        list(
-            page,
-            "Read but not enforced",
-            Tone::Attention,
-            &report.not_enforced,
-            all,
+        let text = format!(
+            "{liveness}; {} endpoints told, {} pending",
+            status.endpoints_written, status.endpoints_pending
         );
+        if status.error.is_empty() {
+            return ("Neutron", Tone::Good, text);
+        }
+        ("Neutron", Tone::Bad, format!("{text}; {}", status.error))
     }
 
     fn endpoint_counts(&self) -> String {
@@ -199,14 +250,21 @@ impl Status {
     }
 }
 
-fn list(page: &mut Page, heading: &str, tone: Tone, lines: &[String], all: bool) {
+/// Label, tone and value of one line.
+type Fact = (&'static str, Tone, String);
+
+fn ago(now: u64, then: u64) -> String {
+    span(now.saturating_sub(then))
+}
+
+fn list(page: &mut Page, heading: &str, tone: Tone, lines: &[impl ToString], all: bool) {
     if lines.is_empty() {
         return;
     }
     page.heading(&format!("{heading}: {}", lines.len()));
     let shown = if all { lines.len() } else { SHOWN };
     for line in lines.iter().take(shown) {
-        page.toned(tone, line);
+        page.toned(tone, &line.to_string());
     }
     if lines.len() > shown {
         page.toned(
@@ -219,12 +277,24 @@ fn list(page: &mut Page, heading: &str, tone: Tone, lines: &[String], all: bool)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{DatastoreReport, EndpointReport};
+    use std::sync::Arc;
+
+    use crate::report::{DatastoreReport, EndpointReport, NotEnforcedReport, ProblemReport, StatusReport};
 
     fn status(running: bool) -> Status {
         let endpoint = EndpointReport {
             state: "up".to_owned(),
             ..EndpointReport::default()
+        };
+        let problem = ProblemReport {
+            kind: "NetworkPolicy".to_owned(),
+            namespace: "openstack".to_owned(),
+            name: "web".to_owned(),
+            field: "spec.ingress[0].source.nets[0]".to_owned(),
+            found: "\"10.0.0.0/40\"".to_owned(),
+            expected: "a prefix".to_owned(),
+            consequence: "rule-skipped".to_owned(),
+            place: "web.yaml:3".to_owned(),
         };
         let report = AgentReport {
             version: "0.1.0".to_owned(),
@@ -242,8 +312,20 @@ mod tests {
                 ..DatastoreReport::default()
             },
             epoch: 7,
+            in_force_at: 1030,
+            lag_milliseconds: Some(21),
+            status: StatusReport {
+                reason: "the file datastore has no place for it".to_owned(),
+                ..StatusReport::default()
+            },
             endpoints: vec![endpoint],
-            problems: vec!["web.yaml:3: bad CIDR".to_owned(); 22],
+            problems: Arc::new(vec![problem; 22]),
+            not_enforced: vec![NotEnforcedReport {
+                kind: "WorkloadEndpoint".to_owned(),
+                namespace: "openstack".to_owned(),
+                name: "web".to_owned(),
+                what: "qosControls".to_owned(),
+            }],
             ..AgentReport::default()
         };
         Status {
@@ -271,5 +353,36 @@ mod tests {
             page.text()
         );
         assert!(!page.text().contains("more; --all"), "{}", page.text());
+    }
+
+    #[test]
+    fn an_agent_cut_off_from_etcd_tells_since_when_and_why() {
+        let mut status = status(true);
+        status.report.datastore = DatastoreReport {
+            kind: "etcdv3".to_owned(),
+            location: "http://etcd:2379".to_owned(),
+            state: "unreachable".to_owned(),
+            reason: "connection refused".to_owned(),
+            out_of_sync_since: Some(1000),
+            ..DatastoreReport::default()
+        };
+        status.report.status = StatusReport {
+            enabled: true,
+            liveness_written_at: Some(1010),
+            liveness_ttl_seconds: 90,
+            endpoints_written: 1,
+            endpoints_pending: 2,
+            error: "connection refused".to_owned(),
+            ..StatusReport::default()
+        };
+        let mut page = Page::plain();
+        status.put_on(&mut page, 1090, false);
+        let text = page.text();
+        for expected in [
+            "unreachable, not followed for 1m 30s",
+            "liveness written 1m 20s ago, expires after 90 s; 1 endpoints told, 2 pending; connection refused",
+        ] {
+            assert!(text.contains(expected), "{text}");
+        }
     }
 }

@@ -4,6 +4,7 @@ mod sets;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use calico_ebpf_common::address::{AddressEntry, Class, address_entry4, address_entry6};
 use calico_ebpf_common::endpoint::{SLOT_NONE, Slot, endpoint_at};
@@ -40,7 +41,7 @@ pub struct BuiltTable {
     /// The [`Root`] first. Line numbers inside count from the begin of the whole table.
     pub lines: Vec<Line>,
     /// In order of their ids, which count from 1.
-    pub policy_sets: Vec<PolicySetReport>,
+    pub policy_sets: Arc<Vec<PolicySetReport>>,
     /// Policy set of each endpoint that has a place in the table.
     pub endpoint_sets: BTreeMap<ResourceKey, u32>,
     pub report: TableReport,
@@ -166,7 +167,7 @@ pub fn build(input: &TableInput<'_>, ids: &mut RuleIds) -> Result<BuiltTable, Ta
     });
     Ok(BuiltTable {
         lines: written.lines,
-        policy_sets,
+        policy_sets: Arc::new(policy_sets),
         endpoint_sets,
         report,
         over_budget: written.sets.over_budget,

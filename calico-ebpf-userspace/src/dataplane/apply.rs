@@ -215,6 +215,13 @@ impl Dataplane {
         self.in_force.as_ref().map_or(0, |in_force| in_force.epoch)
     }
 
+    /// Returns whether packets are judged by `desired`.
+    pub fn enforces(&self, desired: &Arc<EffectiveState>) -> bool {
+        self.in_force
+            .as_ref()
+            .is_some_and(|in_force| Arc::ptr_eq(&in_force.state, desired) || in_force.state == *desired)
+    }
+
     /// Gives the loaded programs to what reads their log records.
     pub fn programs_mut(&mut self) -> &mut Programs {
         &mut self.programs

@@ -3,6 +3,7 @@
 //! What is not taken yet coalesces: a reader that was away for long gets each object once, in its newest version.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -68,6 +69,8 @@ pub struct Update {
     /// Everything that is wrong with objects that are there now.
     pub problems: Arc<Vec<Problem>>,
     pub status: Status,
+    /// When the oldest of `changes` came; `None` without changes.
+    pub arrived: Option<Instant>,
 }
 
 /// Returns both ends of a feed.
@@ -117,6 +120,9 @@ impl FeedSender {
             ..update.status.clone()
         } == status;
         let is_new = !changes.is_empty() || update.problems != problems || !is_same_status;
+        if !changes.is_empty() {
+            update.arrived.get_or_insert_with(Instant::now);
+        }
         update.changes.extend(changes);
         update.problems = problems;
         update.status = status;
@@ -153,8 +159,10 @@ impl Feed {
                 if pending.is_new {
                     pending.is_new = false;
                     let changes = std::mem::take(&mut pending.update.changes);
+                    let arrived = pending.update.arrived.take();
                     return Some(Update {
                         changes,
+                        arrived,
                         ..pending.update.clone()
                     });
                 }
@@ -223,6 +231,20 @@ mod tests {
             Changes::from([(key("a"), Some(tier(2.0))), (key("b"), None)])
         );
         assert_eq!(update.status, in_sync(2));
+    }
+
+    #[tokio::test]
+    async fn the_arrival_of_the_oldest_change_is_told_and_only_with_changes() {
+        let (sender, mut feed) = feed();
+        let before = Instant::now();
+        let changes = || Changes::from([(key("a"), None)]);
+        sender.send(changes(), Arc::default(), in_sync(1));
+        let between = Instant::now();
+        sender.send(changes(), Arc::default(), in_sync(2));
+        let arrived = feed.next().await.expect("news").arrived.expect("changes");
+        assert!((before..=between).contains(&arrived));
+        sender.send(Changes::new(), Arc::default(), Status::default());
+        assert_eq!(feed.next().await.expect("news").arrived, None);
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text;
@@ -11,6 +12,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::datastore;
 use crate::model::problem::Consequence;
 use crate::observe::pinned::{CounterValue, Counters, PinnedMaps};
 use crate::report::AgentReport;
@@ -26,6 +28,9 @@ pub fn encode(report: &AgentReport, maps: &PinnedMaps, max_flows: u32) -> Result
         counters: maps.counters().ok(),
         flows: maps.flow_counts().ok(),
         max_flows,
+        now: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
     };
     let mut registry = Registry::default();
     registry.register_collector(Box::new(reading));
@@ -42,6 +47,8 @@ struct Reading {
     /// Of IPv4 and of IPv6.
     flows: Option<(u64, u64)>,
     max_flows: u32,
+    /// Seconds since the epoch.
+    now: u64,
 }
 
 impl Collector for Reading {
@@ -79,27 +86,7 @@ impl Reading {
             "Policies that judge endpoints of this host",
             self.policies(),
         )?;
-        let help = "0 unknown, 1 wait for ready, 2 resync, 3 in sync";
-        gauge(encoder, "felix_resync_state", help, self.resync_state())?;
-        let in_sync = u64::from(report.datastore.state == "in-sync");
-        gauge(
-            encoder,
-            "calico_ebpf_datastore_in_sync",
-            "Whether the datastore is followed",
-            in_sync,
-        )?;
-        gauge(
-            encoder,
-            "calico_ebpf_datastore_objects",
-            "Valid objects in the datastore",
-            report.datastore.objects,
-        )?;
-        gauge(
-            encoder,
-            "calico_ebpf_datastore_revision",
-            "Revision or number of reads",
-            report.datastore.revision,
-        )?;
+        datastore::encode(report, self.now, encoder)?;
         let help = "Objects and fields that were left out, by what was done about them";
         let problems = self.problems_by_consequence();
         family(
@@ -149,6 +136,10 @@ impl Reading {
 
     fn encode_policy(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let (report, tables) = (&self.report, &self.report.tables);
+        if let Some(lag) = report.lag_milliseconds {
+            let help = "From the arrival of the last change to its being in force";
+            gauge(encoder, "calico_ebpf_policy_lag_milliseconds", help, lag)?;
+        }
         let values: [(&str, &str, u64); 12] = [
             (
                 "calico_ebpf_policy_epoch",
@@ -288,15 +279,6 @@ impl Reading {
         count(names.len())
     }
 
-    fn resync_state(&self) -> u64 {
-        match self.report.datastore.state.as_str() {
-            "wait-for-ready" => 1,
-            "resync" => 2,
-            "in-sync" => 3,
-            _ => 0,
-        }
-    }
-
     fn problems_by_consequence(&self) -> Vec<(&str, u64)> {
         let counts = &self.report.problems_by_consequence;
         let value = |consequence: &Consequence| counts.get(consequence.name()).copied().unwrap_or(0);
@@ -325,7 +307,12 @@ fn count(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
 
-fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), fmt::Error> {
+pub(super) fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: u64,
+) -> Result<(), fmt::Error> {
     let metric = ConstGauge::new(value);
     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }
@@ -357,7 +344,7 @@ mod tests {
     use calico_ebpf_common::verdict::DropReason;
 
     use super::*;
-    use crate::report::{DatastoreReport, EndpointReport};
+    use crate::report::{ClusterReport, DatastoreReport, EndpointReport, StatusReport};
 
     fn encoded(reading: Reading) -> String {
         let mut registry = Registry::default();
@@ -379,6 +366,19 @@ mod tests {
                 version: "0.1.0".to_owned(),
                 hostname: "compute-1".to_owned(),
                 epoch: 7,
+                lag_milliseconds: Some(12),
+                cluster: ClusterReport {
+                    hosts: 3,
+                    workload_endpoints: 40,
+                    ..ClusterReport::default()
+                },
+                status: StatusReport {
+                    enabled: true,
+                    liveness_written_at: Some(1990),
+                    liveness_writes: 4,
+                    endpoints_written: 1,
+                    ..StatusReport::default()
+                },
                 endpoints: vec![EndpointReport {
                     state: "up".to_owned(),
                     ..EndpointReport::default()
@@ -395,6 +395,7 @@ mod tests {
             }),
             flows: Some((5, 2)),
             max_flows: 1000,
+            now: 2000,
         };
         insta::assert_snapshot!(encoded(reading));
     }
@@ -406,6 +407,7 @@ mod tests {
             counters: None,
             flows: None,
             max_flows: 1000,
+            now: 2000,
         };
         let text = encoded(reading);
         assert!(text.contains("calico_ebpf_dataplane_readable 0"), "{text}");

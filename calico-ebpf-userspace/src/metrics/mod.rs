@@ -3,6 +3,7 @@
 //! Nothing is counted here: values are read from the agent's report and from the maps when somebody asks. Metrics
 //! that Felix has keep Felix's names; ours begin with `calico_ebpf_`.
 
+mod datastore;
 pub mod exposition;
 pub mod health;
 

@@ -14,7 +14,7 @@ impl RuleNames {
     /// Collects the rules of a report. The name is tier, policy, direction and index: `default/web ingress[0]`.
     pub fn of(report: &AgentReport) -> Self {
         let mut names = BTreeMap::new();
-        for set in &report.policy_sets {
+        for set in report.policy_sets.iter() {
             collect(&mut names, "egress", &set.egress);
             collect(&mut names, "ingress", &set.ingress);
         }

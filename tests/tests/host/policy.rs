@@ -55,7 +55,10 @@ fn a_broken_manifest_leaves_the_last_good_policy_in_force_until_it_is_mended() {
         scene.manifests().write("web.yaml", broken);
         let report = agent.wait_for("the problem is reported", |report| !report.problems.is_empty());
         assert!(
-            report.problems.iter().any(|problem| problem.contains("web.yaml")),
+            report
+                .problems
+                .iter()
+                .any(|problem| problem.place.contains("web.yaml")),
             "{:?}",
             report.problems
         );
