@@ -8,6 +8,7 @@ mod report_file;
 mod reporting;
 mod serving;
 mod settling;
+mod writing_back;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::model::name::Kind;
 use crate::model::resource::{Resource, Snapshot, apply_changes, changes_between};
 use reporting::Reporter;
 use settling::Settling;
+use writing_back::WritingBack;
 
 /// Changes in the kernel that come together are followed together.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -53,10 +55,11 @@ const NEVER: Duration = Duration::from_hours(365 * 24);
 /// # Errors
 /// When another agent runs, when the kernel lacks something, or when going on makes no sense.
 pub async fn run(layers: Layers, stop: CancellationToken) -> anyhow::Result<()> {
+    let started = std::time::Instant::now();
     let config = resolve(&layers)?.config;
     let _lock = HostLock::take(&config.run_dir)?;
     let mut reporter = Reporter::new(&config);
-    let ended = follow(layers, &config, &mut reporter, &stop).await;
+    let ended = follow(layers, &config, started, &mut reporter, &stop).await;
     reporter.finish().await;
     ended
 }
@@ -65,23 +68,31 @@ pub async fn run(layers: Layers, stop: CancellationToken) -> anyhow::Result<()> 
 async fn follow(
     mut layers: Layers,
     config: &Config,
+    started: std::time::Instant,
     reporter: &mut Reporter,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut feed = match config.datastore_type {
-        DatastoreType::File => file::watch_directory(config.datastore_dir.clone(), stop.clone()),
-        DatastoreType::Etcdv3 => etcd::watch(&Etcd::new(config), stop.clone()),
+    let etcd = match config.datastore_type {
+        DatastoreType::File => None,
+        DatastoreType::Etcdv3 => Some(Etcd::new(config)),
+    };
+    let mut feed = match &etcd {
+        None => file::watch_directory(config.datastore_dir.clone(), stop.clone()),
+        Some(etcd) => etcd::watch(etcd, stop.clone()),
     };
     let Some(mut snapshot) = first_snapshot(&mut feed, reporter, stop).await? else {
         return Ok(());
     };
+    layers.datastore = datastore_layers(&snapshot, &config.felix_hostname);
+    let mut status = WritingBack::start(&resolve(&layers)?.config, etcd, started);
     let mut calculation = None;
     tracing::info!(objects = snapshot.len(), "the datastore was read as a whole");
     loop {
         layers.datastore = datastore_layers(&snapshot, &config.felix_hostname);
         let config = resolve(&layers)?.config;
+        status.configure(&config);
         let calculation_now = calculation_for(calculation.take(), calc_options(&config), &snapshot);
-        let ended = Work::start(config, snapshot, calculation_now, &layers, reporter)
+        let ended = Work::start(config, snapshot, calculation_now, &layers, reporter, &mut status)
             .await?
             .run(&mut feed, stop)
             .await?;
@@ -149,6 +160,7 @@ struct Work<'a> {
     config: Config,
     layers: &'a Layers,
     reporter: &'a mut Reporter,
+    status: &'a mut WritingBack,
     dataplane: Dataplane,
     changes: KernelChanges,
     snapshot: Snapshot,
@@ -172,6 +184,7 @@ impl<'a> Work<'a> {
         mut calculation: Box<Calculation>,
         layers: &'a Layers,
         reporter: &'a mut Reporter,
+        status: &'a mut WritingBack,
     ) -> anyhow::Result<Self> {
         refuse_host_endpoints(&config, &snapshot)?;
         let changes = KernelChanges::subscribe().context("cannot listen to netlink")?;
@@ -188,6 +201,7 @@ impl<'a> Work<'a> {
             config,
             layers,
             reporter,
+            status,
             dataplane,
             changes,
             snapshot,
@@ -234,6 +248,7 @@ impl<'a> Work<'a> {
                 _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
                 swept = finished(&mut self.sweep) => self.end_sweep(swept),
                 slots = self.settling.settled() => self.dataplane.renew_generations(&slots)?,
+                () = self.status.changed() => self.tell_status(),
                 () = sleep_until(due) => self.pass().await?,
             }
         }
@@ -313,8 +328,14 @@ impl<'a> Work<'a> {
         }
         self.reporter
             .tell_dataplane(&self.dataplane, &self.desired, outcome);
-        self.reporter.publish();
+        self.status.tell(self.reporter.report(), &self.snapshot);
+        self.tell_status();
         Ok(())
+    }
+
+    fn tell_status(&mut self) {
+        self.reporter.tell_status(self.status.report());
+        self.reporter.publish();
     }
 
     fn start_sweep(&mut self) {

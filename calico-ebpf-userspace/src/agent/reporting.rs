@@ -15,7 +15,9 @@ use crate::datastore::feed::{State, Update};
 use crate::model::name::ResourceKey;
 use crate::model::problem::Problem;
 use crate::model::resource::Snapshot;
-use crate::report::{AgentReport, DatastoreReport, NotEnforcedReport, ProblemReport, REPORT_FILE};
+use crate::report::{
+    AgentReport, DatastoreReport, NotEnforcedReport, ProblemReport, REPORT_FILE, StatusReport,
+};
 
 /// The report and where it goes.
 pub(super) struct Reporter {
@@ -72,11 +74,6 @@ impl Reporter {
         };
         kind.clone_into(&mut self.report.datastore.kind);
         self.report.datastore.location = location;
-        let reason = match config.datastore_type {
-            DatastoreType::File => "the file datastore has no place for it",
-            DatastoreType::Etcdv3 => "not in this version",
-        };
-        reason.clone_into(&mut self.report.status.reason);
     }
 
     /// Tells what came from the datastore. It is not part of `snapshot` yet.
@@ -149,6 +146,16 @@ impl Reporter {
         self.report.moved_to_head = dataplane.moved_to_head;
         self.report.tables.apply_milliseconds = dataplane.apply_milliseconds;
         self.report.tables.amendments = dataplane.amendments;
+    }
+
+    /// Tells what is written back for Neutron.
+    pub(super) fn tell_status(&mut self, status: StatusReport) {
+        self.report.status = status;
+    }
+
+    /// Returns the report as it is now.
+    pub(super) fn report(&self) -> &AgentReport {
+        &self.report
     }
 
     /// Gives the report out if it has changed.

@@ -129,7 +129,7 @@ struct DefaultRow {
     values: String,
     default: &'static str,
     doc: String,
-    /// `acted`, `not-yet`, `ignored`.
+    /// `acted`, `ignored`.
     handling: &'static str,
     local_only: bool,
 }
@@ -138,7 +138,6 @@ impl DefaultRow {
     fn of(parameter: &parameters::Parameter) -> Self {
         let (handling, doc) = match parameter.handling {
             Handling::Acted => ("acted", parameter.doc.to_owned()),
-            Handling::NotYet(reason) => ("not-yet", format!("{} Not yet: {reason}.", parameter.doc)),
             Handling::Ignored(reason) => ("ignored", format!("Without effect: {reason}.")),
         };
         Self {

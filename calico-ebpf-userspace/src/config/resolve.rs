@@ -131,7 +131,7 @@ fn value_of(
     let default = default_of(parameter, layers);
     let without_effect = match parameter.handling {
         Handling::Acted => String::new(),
-        Handling::NotYet(reason) | Handling::Ignored(reason) => reason.to_owned(),
+        Handling::Ignored(reason) => reason.to_owned(),
     };
     let mut value = ParameterValue {
         name: parameter.name,
@@ -204,7 +204,7 @@ fn default_of(parameter: &Parameter, layers: &Layers) -> String {
 fn warn_without_effect(parameter: &Parameter, setting: &Setting, default: &str, warnings: &mut Vec<Warning>) {
     let reason = match parameter.handling {
         Handling::Ignored(reason) => format!("accepted without effect: {reason}"),
-        Handling::NotYet(_) | Handling::Acted => return,
+        Handling::Acted => return,
     };
     if !setting.value.trim().eq_ignore_ascii_case(default) {
         warnings.push(Warning {

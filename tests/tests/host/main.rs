@@ -17,5 +17,7 @@ mod nat;
 mod policy;
 mod recorded_clouds;
 mod restarts;
+mod status;
+mod status_writer;
 mod taps;
 mod traffic;

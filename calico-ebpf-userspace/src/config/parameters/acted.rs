@@ -3,8 +3,6 @@
 use super::{Kind, Parameter, acted};
 use crate::config::values::{DatastoreType, EndpointToHostAction};
 
-const NO_REPORTING: &str = "status is written back with the etcdv3 datastore";
-
 const LEVELS: &[&str] = &[
     "DEBUG", "INFO", "WARNING", "ERROR", "FATAL", "CRITICAL", "NONE", "TRACE",
 ];
@@ -24,7 +22,7 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     acted("EtcdKeyFile", Kind::Path(|c, v| c.etcd_key_file = v), "", "Key of our certificate.").local(),
     acted("EtcdUsername", Kind::Text(|c, v| c.etcd_username = v.map(str::to_owned)), "", "User name for etcd.").local(),
     acted("EtcdPassword", Kind::Text(|c, v| c.etcd_password = v.map(str::to_owned)), "", "Password for etcd; never shown.").local().secret(),
-    acted("OpenstackRegion", Kind::Region(|c, v| c.openstack_region = v), "", "Region of a cloud with several; part of the status keys.").fatal().not_yet(NO_REPORTING),
+    acted("OpenstackRegion", Kind::Region(|c, v| c.openstack_region = v), "", "Region of a cloud with several; part of the status keys.").fatal(),
     acted("RunDir", Kind::Path(|c, v| c.run_dir = v.unwrap_or_default()), "/run/calico-ebpf", "Directory of the state that outlives the agent but not the host: report and lock.").local(),
     // Interfaces and endpoints
     acted("InterfacePrefix", Kind::Interfaces(|c, v| c.interface_prefixes = v), "tap", "Interfaces whose name starts with one of these are workloads'. Felix's own default is `cali`; the Neutron driver sets `tap`.").fatal(),
@@ -51,10 +49,10 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     acted("LiveMigrationRouteConvergenceTime", Kind::Seconds(|c, v| c.live_migration_route_convergence_time = v), "30", "Seconds for which routes keep the elevated metric after a live migration."),
     acted("RouteRefreshInterval", Kind::Seconds(|c, v| c.route_refresh_interval = v), "90", "Seconds between checks of the routes against drift; 0 switches the check off."),
     // Status
-    acted("EndpointReportingEnabled", Kind::Flag(|c, v| c.endpoint_reporting_enabled = v), "false", "Writes liveness and endpoint status to etcd; the Neutron driver switches it on.").not_yet(NO_REPORTING),
-    acted("EndpointReportingDelaySecs", Kind::Seconds(|c, v| c.endpoint_reporting_delay = v), "1", "Seconds between two endpoint status writes.").not_yet(NO_REPORTING),
-    acted("ReportingIntervalSecs", Kind::Seconds(|c, v| c.reporting_interval = v), "30", "Seconds between liveness reports; 0 switches them off.").not_yet(NO_REPORTING),
-    acted("ReportingTTLSecs", Kind::Seconds(|c, v| c.reporting_ttl = v), "90", "Seconds after which a liveness report expires.").not_yet(NO_REPORTING),
+    acted("EndpointReportingEnabled", Kind::Flag(|c, v| c.endpoint_reporting_enabled = v), "false", "Writes liveness and endpoint status to etcd; the Neutron driver switches it on."),
+    acted("EndpointReportingDelaySecs", Kind::Seconds(|c, v| c.endpoint_reporting_delay = v), "1", "Least seconds between two writes of one endpoint's status; all are compared with etcd after 180 times as long."),
+    acted("ReportingIntervalSecs", Kind::Seconds(|c, v| c.reporting_interval = v), "30", "Seconds between liveness reports, the first 10 s after the start; 0 switches them off."),
+    acted("ReportingTTLSecs", Kind::Seconds(|c, v| c.reporting_ttl = v), "90", "Seconds after which a liveness report expires; 0: never."),
     acted("HealthEnabled", Kind::Flag(|c, v| c.health_enabled = v), "false", "Serves `/liveness` and `/readiness`."),
     acted("HealthHost", Kind::Text(|c, v| v.unwrap_or("0.0.0.0").clone_into(&mut c.health_host)), "localhost", "Host name or address on which health is served."),
     acted("HealthPort", Kind::Port(|c, v| c.health_port = v), "9099", "TCP port on which health is served."),

@@ -37,8 +37,6 @@ pub struct Parameter {
 pub enum Handling {
     /// The agent acts on it.
     Acted,
-    /// The value is checked and kept; the feature is not in this version.
-    NotYet(&'static str),
     /// Known from Felix and accepted, without effect here.
     Ignored(&'static str),
 }
@@ -226,12 +224,6 @@ impl Parameter {
     /// Keeps its value out of every output.
     const fn secret(mut self) -> Self {
         self.secret = true;
-        self
-    }
-
-    /// Says that the feature is not in this version.
-    const fn not_yet(mut self, reason: &'static str) -> Self {
-        self.handling = Handling::NotYet(reason);
         self
     }
 }

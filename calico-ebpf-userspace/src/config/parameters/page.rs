@@ -32,17 +32,6 @@ fn tables() -> String {
     for parameter in all().filter(|parameter| parameter.handling == Handling::Acted) {
         row(&mut text, parameter, parameter.doc);
     }
-    text.push_str("\n## Parameters that wait for their feature\n\nChecked and kept; the feature is not in this version.\n\n");
-    text.push_str("| Name | Values | Default | What it is for |\n|---|---|---|---|\n");
-    for parameter in all() {
-        if let Handling::NotYet(reason) = parameter.handling {
-            row(
-                &mut text,
-                parameter,
-                &format!("{} Not yet: {reason}.", parameter.doc),
-            );
-        }
-    }
     text.push_str("\n## Parameters without effect\n\nKnown from Felix and accepted, with a warning when they ask for something else than the default.\n\n");
     text.push_str("| Name | Values | Felix's default | Why |\n|---|---|---|---|\n");
     for parameter in all() {
