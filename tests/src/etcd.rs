@@ -383,9 +383,13 @@ impl Etcd {
         if let Some(tls) = &self.setup.tls {
             command
                 .arg(format!("--cert-file={}", tls.server.certificate.display()))
-                .arg(format!("--key-file={}", tls.server.key.display()))
-                .arg(format!("--trusted-ca-file={}", tls.authority.display()))
-                .arg(format!("--client-cert-auth={}", tls.needs_client));
+                .arg(format!("--key-file={}", tls.server.key.display()));
+            // With authorities etcd asks for certificates, whatever `--client-cert-auth` says.
+            if tls.needs_client {
+                command
+                    .arg("--client-cert-auth")
+                    .arg(format!("--trusted-ca-file={}", tls.authority.display()));
+            }
         }
         command
             .args(&self.setup.arguments)

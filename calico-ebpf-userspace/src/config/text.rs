@@ -132,14 +132,15 @@ pub fn interfaces(text: &str) -> Result<Vec<String>, BadText> {
 /// Reads a list of etcd endpoints.
 ///
 /// # Errors
-/// Fails when an entry is no `http://` or `https://` address.
+/// Fails when an entry is no `http://` or `https://` address, or has a user name in it.
 pub fn endpoints(text: &str) -> Result<Vec<String>, BadText> {
     let endpoints = list(text);
     let is_url = |endpoint: &String| {
         let rest = endpoint
             .strip_prefix("http://")
             .or_else(|| endpoint.strip_prefix("https://"));
-        rest.is_some_and(|authority| !authority.trim_end_matches('/').is_empty())
+        // A password in an address would be in every report.
+        rest.is_some_and(|authority| !authority.trim_end_matches('/').is_empty() && !authority.contains('@'))
     };
     if endpoints.iter().all(is_url) {
         Ok(endpoints)
@@ -284,5 +285,6 @@ mod tests {
         assert!(interfaces("a-name-that-is-too-long").is_err());
         assert!(endpoints("http://10.0.0.1:2379,https://etcd:2379").is_ok());
         assert!(endpoints("10.0.0.1:2379").is_err());
+        assert!(endpoints("http://user:word@10.0.0.1:2379").is_err());
     }
 }

@@ -80,6 +80,8 @@ pub enum Cause {
     OurCertificate(String),
     #[error("it does not speak TLS; use http:// in EtcdEndpoints")]
     NotTls,
+    #[error("it ended the TLS handshake ({0}); if it speaks no TLS, use http:// in EtcdEndpoints")]
+    HandshakeEnded(String),
     #[error("it hangs up on plain connections; if it speaks TLS, use https:// in EtcdEndpoints ({0})")]
     NotPlain(String),
     #[error("wrong user name or password; see EtcdUsername and EtcdPassword")]
@@ -108,6 +110,15 @@ impl Cause {
     /// Returns what a failed attempt to connect means.
     pub(super) fn of_transport(error: &tonic::transport::Error) -> Self {
         of_chain(error).unwrap_or_else(|| Self::Other(innermost(error)))
+    }
+
+    /// As [`Self::of_transport`], while the connection is made: nothing but the handshake can be lost.
+    pub(super) fn of_handshake(error: &tonic::transport::Error, is_tls: bool) -> Self {
+        let cause = Self::of_transport(error);
+        if let (Self::Lost(reason), true) = (&cause, is_tls) {
+            return Self::HandshakeEnded(reason.clone());
+        }
+        cause
     }
 
     /// Returns what a failed request means; `doing` completes "our user may not ...".

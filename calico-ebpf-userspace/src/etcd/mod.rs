@@ -224,7 +224,7 @@ impl Etcd {
         let channel = timeout(CONNECT_LIMIT, transport.connect())
             .await
             .map_err(|_elapsed| Cause::NoAnswer)?
-            .map_err(|error| Cause::of_transport(&error))?;
+            .map_err(|error| Cause::of_handshake(&error, endpoint.is_tls()))?;
         let authenticated = self.authenticate(channel, endpoint);
         let mut client = timeout(ANSWER_LIMIT, authenticated)
             .await
