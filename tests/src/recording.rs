@@ -9,8 +9,6 @@ use calico_ebpf_userspace::compile::reference::Direction;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::manifests::{Object, key_in_etcd};
-
 /// What the driver puts before a group's id in the name of its policy.
 const GROUP_PREFIX: &str = "ossg.default.";
 /// What the driver puts before a group's id in labels and selectors.
@@ -64,11 +62,6 @@ impl Recording {
             .filter(move |(key, _)| key.starts_with(&prefix))
             .map(|(_, value)| value.clone())
     }
-}
-
-/// Returns the key of an object in etcd.
-pub fn key_of(object: &Value) -> String {
-    key_in_etcd(&Object::of(object.clone()))
 }
 
 /// A port of a VM: its `WorkloadEndpoint`.

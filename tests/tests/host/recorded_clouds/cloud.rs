@@ -7,10 +7,10 @@ use std::time::Duration;
 use calico_ebpf_tests::agent::{Agent, Launcher};
 use calico_ebpf_tests::etcd::Etcd;
 use calico_ebpf_tests::host::Host;
-use calico_ebpf_tests::manifests::{Manifests, Object};
+use calico_ebpf_tests::manifests::{Manifests, Object, key_of};
 use calico_ebpf_tests::packets::Packet;
 use calico_ebpf_tests::port::Port;
-use calico_ebpf_tests::recording::{Group, GroupRule, RecordedPort, Recording, key_of};
+use calico_ebpf_tests::recording::{Group, GroupRule, RecordedPort, Recording};
 use calico_ebpf_tests::wait;
 use calico_ebpf_tests::wire::Wire;
 use serde_json::{Value, json};
@@ -71,6 +71,8 @@ pub(super) struct Cloud {
     host: Host,
     numbers: Cell<usize>,
     changes: u16,
+    /// VMs that were on their way here.
+    arrivals: usize,
 }
 
 impl Cloud {
@@ -134,7 +136,9 @@ impl Cloud {
             host,
             numbers: Cell::new(0),
             changes: 0,
+            arrivals: 0,
         };
+        cloud.arrivals = cloud.receive(recording);
         cloud.await_change();
         cloud
     }
@@ -149,6 +153,11 @@ impl Cloud {
 
     pub(super) fn launcher(&self) -> &Launcher {
         &self.launcher
+    }
+
+    /// How many VMs were on their way here.
+    pub(super) fn arrivals(&self) -> usize {
+        self.arrivals
     }
 
     /// Every port of this host.

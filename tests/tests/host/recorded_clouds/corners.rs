@@ -150,3 +150,9 @@ fn an_address_pair_may_be_used_and_its_prefix_too() {
         cloud.stop();
     }
 }
+
+#[test]
+fn a_vm_in_flight_is_led_to_when_it_says_that_it_runs_here() {
+    let cloud = Cloud::start(&Recording::load(CARACAL), HOSTNAME);
+    assert_eq!(cloud.arrivals(), 1);
+}

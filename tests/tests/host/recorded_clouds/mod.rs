@@ -6,6 +6,7 @@
 //! was alone.
 
 mod aim;
+mod arrival;
 mod cloud;
 mod corners;
 mod flavour;
