@@ -45,11 +45,10 @@ impl Phase {
     /// arrived.
     fn resumed(role: Option<MigrationRole>, has_elevated_routes: bool, converged: Instant) -> Self {
         match role {
-            Some(MigrationRole::Source) => Self::Settled,
             Some(MigrationRole::Target) if has_elevated_routes => Self::Arrived,
             Some(MigrationRole::Target) => Self::Expected,
             None if has_elevated_routes => Self::Converging { until: converged },
-            None => Self::Settled,
+            Some(MigrationRole::Source) | None => Self::Settled,
         }
     }
 
@@ -62,10 +61,9 @@ impl Phase {
     ) -> Self {
         match (self, role) {
             (_, Some(MigrationRole::Source)) | (Self::Settled, None) => Self::Settled,
-            // The note may be older than the migration.
-            (Self::Settled, Some(MigrationRole::Target)) => Self::Expected,
             (Self::Expected, Some(MigrationRole::Target)) if has_announced => Self::Arrived,
-            (Self::Expected, Some(MigrationRole::Target)) => Self::Expected,
+            // What a settled one announced may be older than the migration.
+            (Self::Settled | Self::Expected, Some(MigrationRole::Target)) => Self::Expected,
             // A workload that runs here keeps its routes.
             (Self::Arrived | Self::Converging { .. }, Some(MigrationRole::Target)) => Self::Arrived,
             // An announcement that was missed ends with the migration, too.
@@ -221,9 +219,9 @@ mod tests {
         let converging = story.converging();
         assert_eq!(story.step(None, false), converging);
         assert_eq!(story.migrations.next_end(), Some(story.now + CONVERGENCE));
-        story.now += CONVERGENCE - Duration::from_millis(1);
+        story.now += CONVERGENCE / 2;
         assert_eq!(story.step(None, false), converging);
-        story.now += Duration::from_millis(1);
+        story.now += CONVERGENCE / 2;
         assert_eq!(story.step(None, false), Phase::Settled);
         assert_eq!(story.migrations, Migrations::default());
     }

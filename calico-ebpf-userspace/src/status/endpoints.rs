@@ -288,13 +288,10 @@ mod tests {
         let mut board = EndpointKeys::default();
         board.want(&keys(), &EndpointStates::new());
         board.note_listed(BTreeMap::new(), start);
-        assert_eq!(
-            board.list_at(start, DELAY),
-            Some(start + Duration::from_secs(180))
-        );
+        assert_eq!(board.list_at(start, DELAY), Some(start + Duration::from_mins(3)));
         assert_eq!(
             board.list_at(start, Duration::ZERO),
-            Some(start + Duration::from_secs(180))
+            Some(start + Duration::from_mins(3))
         );
     }
 }

@@ -77,7 +77,7 @@ mod tests {
         let clock = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_455_169_987);
         let mut liveness = Liveness::new(start);
         assert_eq!(
-            liveness.value(start + Duration::from_millis(10_000), clock),
+            liveness.value(start + Duration::from_secs(10), clock),
             r#"{"time":"2026-11-23T17:32:49Z","uptime":10.0,"first_update":true}"#
         );
         assert_eq!(

@@ -51,10 +51,10 @@ impl Store {
 
     /// Returns all status keys of this host's endpoints.
     pub(super) async fn list(&mut self, keys: &StatusKeys) -> Result<BTreeMap<String, String>, StoreError> {
-        let connection = self.etcd.connection().await?;
+        let connection = Box::pin(self.etcd.connection()).await?;
         let (mut client, prefix) = (connection.client(), keys.endpoints());
         let options = GetOptions::new().with_prefix();
-        let request = client.get(prefix.as_bytes(), Some(options));
+        let request = Box::pin(client.get(prefix.as_bytes(), Some(options)));
         let response = self.answer(&connection, request, "read", &prefix).await?;
         self.note(response.header());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -69,9 +69,9 @@ impl Store {
             Write::Delete { key } => TxnOp::delete(key.as_str(), None),
         };
         let operations: Vec<_> = writes.iter().map(operation).collect();
-        let connection = self.etcd.connection().await?;
+        let connection = Box::pin(self.etcd.connection()).await?;
         let mut client = connection.client();
-        let request = client.txn(Txn::new().and_then(operations));
+        let request = Box::pin(client.txn(Txn::new().and_then(operations)));
         let response = self
             .answer(&connection, request, "write", &keys.endpoints())
             .await?;
@@ -90,12 +90,12 @@ impl Store {
         value: &str,
         ttl: Duration,
     ) -> Result<(), StoreError> {
-        let connection = self.etcd.connection().await?;
+        let connection = Box::pin(self.etcd.connection()).await?;
         let (mut client, key) = (connection.client(), keys.liveness());
         let options = match lease_seconds(ttl) {
             0 => None,
             seconds => {
-                let grant = client.lease_grant(seconds, None);
+                let grant = Box::pin(client.lease_grant(seconds, None));
                 let lease = self.answer(&connection, grant, "lease for", &key).await?;
                 Some(PutOptions::new().with_lease(lease.id()))
             }
@@ -104,7 +104,7 @@ impl Store {
             TxnOp::put(key.as_str(), value, options),
             TxnOp::put(keys.last_liveness(), value, None),
         ];
-        let request = client.txn(Txn::new().and_then(operations));
+        let request = Box::pin(client.txn(Txn::new().and_then(operations)));
         let response = self.answer(&connection, request, "write", &key).await?;
         self.note(response.header());
         Ok(())
@@ -124,7 +124,7 @@ impl Store {
         };
         // Another member would refuse, too.
         if !matches!(failure.cause, Cause::PermissionDenied { .. }) {
-            self.etcd.give_up(connection).await;
+            Box::pin(self.etcd.give_up(connection)).await;
         }
         Err(StoreError::Failed(failure))
     }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::expect::expect_both;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 const UP: &str = r#"{"status":"up"}"#;
 const DOWN: &str = r#"{"status":"down"}"#;
 
@@ -99,7 +99,7 @@ fn keys_follow_endpoints_and_their_taps() {
         scene
             .host()
             .namespace()
-            .ip(&format!("link set {interface} {state}"))
+            .ip(&format!("link set {interface} {state}"));
     };
     set("down");
     wait_for_value(&etcd, &a, Some(DOWN));

@@ -143,7 +143,7 @@ fn the_first_report_of_a_process_says_so_and_a_lost_lease_is_replaced() {
     let etcd = start_etcd();
     let slow = Config {
         reporting_interval: Duration::from_secs(3),
-        reporting_ttl: Duration::from_secs(60),
+        reporting_ttl: Duration::from_mins(1),
         ..config(&etcd)
     };
     let _writer = Writer::start(&etcd, &slow);
