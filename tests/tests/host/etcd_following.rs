@@ -223,8 +223,8 @@ fn nothing_is_sent_before_the_datastore_is_ready_and_while_it_is_not() {
         assert!(seen.status.in_sync, "what was read stays in force");
         etcd.put_object(&cluster_information(true));
         follower.wait_for("the difference", has("b"));
-        etcd.put_object(&policy("a"));
         etcd.delete_object(&policy("b"));
+        etcd.put_object(&policy("a"));
         follower.wait_for("as before", has("a"));
     }
 }
