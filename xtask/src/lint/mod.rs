@@ -112,6 +112,8 @@ fn check_dependencies() -> Result<()> {
     let deny = CARGO_DENY
         .cached()
         .context("cargo-deny is not installed: run `cargo xtask setup`")?;
+    // It reads the licence of every crate of the lock file, also of those that no build here needs.
+    command::run(command::cargo().args(["fetch", "--locked"]))?;
     let mut deny = Command::new(deny);
     deny.current_dir(workspace::root());
     // Advisories are left out: their database is on the network and would change a verdict without a change here.
