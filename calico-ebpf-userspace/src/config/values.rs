@@ -108,6 +108,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// `BPFMidStreamGrace`: how long after a tap appeared TCP in mid-stream is taken up.
     pub bpf_mid_stream_grace: Duration,
+    /// `BPFExpeditedAttach`: RCU grace periods are expedited while many taps get their programs.
+    pub bpf_expedited_attach: bool,
     /// `BPFConntrackTimeouts*`, defaults of `nf_conntrack`.
     pub conntrack_timeouts: ConntrackTimeouts,
     /// `HostEndpointsIgnored`: start although host endpoints are in the datastore.
@@ -204,6 +206,7 @@ impl Default for Config {
             bpf_pin_dir: PathBuf::from("/sys/fs/bpf/calico-ebpf"),
             run_dir: PathBuf::from("/run/calico-ebpf"),
             bpf_mid_stream_grace: Duration::from_secs(30),
+            bpf_expedited_attach: true,
             conntrack_timeouts: ConntrackTimeouts::default(),
             ignore_host_endpoints: false,
         }

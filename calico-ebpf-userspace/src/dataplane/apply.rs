@@ -14,6 +14,7 @@ use calico_ebpf_common::maps::PROGRAM_READ_CLOCK;
 
 use super::assignments::Assignments;
 use super::flows::{highest_generation, read_clock, ticks_per_second};
+use super::grace_periods::{self, Expedited, MANY_TAPS};
 use super::interfaces::{Interface, Interfaces, WorkloadNames};
 use super::links::{AttachMode, Finding, Links, OldLinks};
 use super::migration::Migrations;
@@ -124,6 +125,7 @@ impl Dataplane {
     pub fn start(config: &Config, netlink: rtnetlink::Handle) -> anyhow::Result<Self> {
         let mut state = StateFile::read(&config.run_dir).context("cannot read the state of the last run")?;
         let pins = Pins::below(&config.bpf_pin_dir);
+        grace_periods::restore(&mut state);
         pins.prepare(&mut state)?;
         let programs = Programs::load(config, &pins)?;
         let policy = programs.map_policy()?;
@@ -259,7 +261,11 @@ impl Dataplane {
             Err(error) => outcome.dirty.push(format!("links: {error}")),
         }
         let loose_until = self.loose_until()?;
-        for tap in self.workload_interfaces() {
+        let taps = self.workload_interfaces();
+        let new = taps.iter().filter(|tap| self.links.waits_for_kernel(tap)).count();
+        let expedited =
+            (new >= MANY_TAPS && self.config.bpf_expedited_attach).then(|| Expedited::begin(&mut self.state));
+        for tap in taps {
             match self
                 .links
                 .ensure(&tap, &mut self.programs, self.old_links, &mut self.state)
@@ -276,6 +282,9 @@ impl Dataplane {
                     self.taps.note_detached(tap.ifindex, &tap.name);
                 }
             }
+        }
+        if let Some(expedited) = expedited {
+            expedited.end(&mut self.state);
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::interfaces::{self, Interfaces, WorkloadNames};
 use super::pins::{HostLock, is_on_bpffs};
 use super::state_file::{STATE_FILE, StateFile};
 use super::sysctls::Sysctls;
-use super::{filters, neighbors, netlink, routes};
+use super::{filters, grace_periods, neighbors, netlink, routes};
 use crate::config::values::Config;
 use crate::report::REPORT_FILE;
 
@@ -78,6 +78,7 @@ async fn remove_from_kernel(
         .map(|interface| interface.ifindex)
         .collect();
     remove_routes(&netlink, config, &taps, removed).await?;
+    grace_periods::restore(state);
     let failed = Sysctls::default().restore(&interfaces, state);
     removed.settings = !state.state.sysctls.host.is_empty();
     removed.left.extend(failed);

@@ -153,6 +153,14 @@ impl Links {
         Ok(removed)
     }
 
+    /// Returns whether a tap has no programs of ours yet, and will make the kernel wait for a grace period with each.
+    pub(super) fn waits_for_kernel(&self, tap: &Interface) -> bool {
+        self.mode == AttachMode::Tcx
+            && Direction::ALL
+                .iter()
+                .any(|direction| !self.pin_of(tap.ifindex, *direction).exists())
+    }
+
     fn ensure_tcx(
         &self,
         tap: &Interface,

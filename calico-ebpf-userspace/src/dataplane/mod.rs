@@ -12,6 +12,7 @@ mod describe;
 pub mod diff;
 mod filters;
 pub mod flows;
+mod grace_periods;
 pub mod host_addresses;
 pub mod interfaces;
 pub mod links;

@@ -27,6 +27,8 @@ pub struct State {
     /// Taps, by interface number and name, to which the agent added a clsact qdisc.
     pub clsact: BTreeSet<(u32, String)>,
     pub sysctls: SysctlState,
+    /// The agent has made the kernel expedite grace periods, and not switched back yet.
+    pub rcu_expedited: bool,
 }
 
 /// Values before the agent changed them.

@@ -71,6 +71,7 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     acted("BPFJudgedMark", Kind::Bit(|c, v| c.bpf_judged_mark = v), "0x8000", "Bit of the packet mark that says \"judged\"; must be free of other uses.").local(),
     acted("BPFPinDir", Kind::Path(|c, v| c.bpf_pin_dir = v.unwrap_or_default()), "/sys/fs/bpf/calico-ebpf", "Our directory under a bpffs, which is mounted on its parent if absent.").local(),
     acted("BPFMidStreamGrace", Kind::Seconds(|c, v| c.bpf_mid_stream_grace = v), "30", "Seconds after a tap appeared in which TCP in mid-stream is taken up instead of dropped."),
+    acted("BPFExpeditedAttach", Kind::Choice(&["Enabled", "Disabled"], |c, v| c.bpf_expedited_attach = v == "Enabled"), "Enabled", "Expedites RCU grace periods (`/sys/kernel/rcu_expedited`) while eight or more taps get their programs at once: tens of microseconds a tap instead of about 28 ms, and interrupts to all processors. Disable it where some of them are isolated for real time."),
     acted("BPFConntrackTimeoutsTCPEstablished", Kind::Seconds(|c, v| c.conntrack_timeouts.tcp_established = v), "432000", "Seconds that an idle TCP connection lives."),
     acted("BPFConntrackTimeoutsTCPUnreplied", Kind::Seconds(|c, v| c.conntrack_timeouts.tcp_unreplied = v), "120", "Seconds that an incomplete TCP handshake lives."),
     acted("BPFConntrackTimeoutsTCPFin", Kind::Seconds(|c, v| c.conntrack_timeouts.tcp_fin = v), "120", "Seconds that a TCP connection lives after a FIN."),
