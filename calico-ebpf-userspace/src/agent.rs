@@ -3,6 +3,7 @@
 //! Stopping it, however, leaves the dataplane in force.
 
 mod cluster;
+mod configuring;
 mod program_log;
 mod report_file;
 mod reporting;
@@ -18,13 +19,13 @@ use anyhow::{Context, bail, ensure};
 use sd_notify::NotifyState;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use crate::calc::calculation::Calculation;
 use crate::calc::effective::EffectiveState;
 use crate::calc::resolve::CalcOptions;
 use crate::config::values::{Config, DatastoreType};
-use crate::config::{DatastoreLayers, Layers, resolve};
+use crate::config::{Layers, concerns_parameters};
 use crate::dataplane::apply::{Dataplane, Part};
 use crate::dataplane::flows::{FlowSweeper, Swept};
 use crate::dataplane::netlink::{self, KernelChange, KernelChanges};
@@ -32,9 +33,12 @@ use crate::dataplane::pins::{HostLock, Pins};
 use crate::datastore::feed::{Feed, Update};
 use crate::datastore::{etcd, file};
 use crate::etcd::Etcd;
+use crate::logging::LogControl;
 use crate::model::name::Kind;
 use crate::model::resource::{Resource, Snapshot, apply_changes, changes_between};
+use configuring::Configuring;
 use reporting::Reporter;
+use serving::Serving;
 use settling::Settling;
 use writing_back::WritingBack;
 
@@ -54,45 +58,47 @@ const NEVER: Duration = Duration::from_hours(365 * 24);
 ///
 /// # Errors
 /// When another agent runs, when the kernel lacks something, or when going on makes no sense.
-pub async fn run(layers: Layers, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(layers: Layers, log: LogControl, stop: CancellationToken) -> anyhow::Result<()> {
     let started = std::time::Instant::now();
-    let config = resolve(&layers)?.config;
-    let _lock = HostLock::take(&config.run_dir)?;
-    let mut reporter = Reporter::new(&config);
-    let ended = follow(layers, &config, started, &mut reporter, &stop).await;
+    let configuring = Configuring::new(layers, log)?;
+    let _lock = HostLock::take(&configuring.config().run_dir)?;
+    let mut reporter = Reporter::new(&configuring);
+    let ended = Box::pin(follow(configuring, started, &mut reporter, &stop)).await;
     reporter.finish().await;
     ended
 }
 
 /// Follows the datastore until `stop`.
 async fn follow(
-    mut layers: Layers,
-    config: &Config,
+    mut configuring: Configuring,
     started: std::time::Instant,
     reporter: &mut Reporter,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let etcd = match config.datastore_type {
+    let etcd = match configuring.config().datastore_type {
         DatastoreType::File => None,
-        DatastoreType::Etcdv3 => Some(Etcd::new(config)),
+        DatastoreType::Etcdv3 => Some(Etcd::new(configuring.config())),
     };
     let mut feed = match &etcd {
-        None => file::watch_directory(config.datastore_dir.clone(), stop.clone()),
+        None => file::watch_directory(configuring.config().datastore_dir.clone(), stop.clone()),
         Some(etcd) => etcd::watch(etcd, stop.clone()),
     };
     let Some(mut snapshot) = first_snapshot(&mut feed, reporter, stop).await? else {
         return Ok(());
     };
-    layers.datastore = datastore_layers(&snapshot, &config.felix_hostname);
-    let mut status = WritingBack::start(&resolve(&layers)?.config, etcd, started);
+    configuring.begin(&snapshot)?;
+    refuse_host_endpoints(configuring.config(), &snapshot)?;
+    let mut status = WritingBack::start(configuring.config(), etcd, started);
+    let mut serving = Serving::default();
     let mut calculation = None;
     tracing::info!(objects = snapshot.len(), "the datastore was read as a whole");
     loop {
-        layers.datastore = datastore_layers(&snapshot, &config.felix_hostname);
-        let config = resolve(&layers)?.config;
+        let config = configuring.config().clone();
         status.configure(&config);
+        reporter.configure(&configuring);
+        serving.configure(&config, &reporter.subscribe()).await;
         let calculation_now = calculation_for(calculation.take(), calc_options(&config), &snapshot);
-        let ended = Work::start(config, snapshot, calculation_now, &layers, reporter, &mut status)
+        let ended = Work::start(snapshot, calculation_now, &mut configuring, reporter, &mut status)
             .await?
             .run(&mut feed, stop)
             .await?;
@@ -133,21 +139,6 @@ async fn first_snapshot(
     }
 }
 
-/// Returns the parameters in the datastore: of all hosts and of this one.
-fn datastore_layers(snapshot: &Snapshot, hostname: &str) -> DatastoreLayers {
-    let mut layers = DatastoreLayers::default();
-    for (key, resource) in snapshot {
-        if let Resource::FelixConfiguration(parameters) = &**resource {
-            if key.name == "default" {
-                layers.global.clone_from(parameters);
-            } else if key.name == format!("node.{hostname}") {
-                layers.host.clone_from(parameters);
-            }
-        }
-    }
-    layers
-}
-
 /// Why work ended.
 enum Ended {
     Stopped,
@@ -158,7 +149,7 @@ enum Ended {
 /// Work with one configuration.
 struct Work<'a> {
     config: Config,
-    layers: &'a Layers,
+    configuring: &'a mut Configuring,
     reporter: &'a mut Reporter,
     status: &'a mut WritingBack,
     dataplane: Dataplane,
@@ -174,32 +165,28 @@ struct Work<'a> {
     retry: Duration,
     sweep: Option<JoinHandle<anyhow::Result<Swept>>>,
     settling: Settling,
-    _servers: DropGuard,
 }
 
 impl<'a> Work<'a> {
     async fn start(
-        config: Config,
         snapshot: Snapshot,
         mut calculation: Box<Calculation>,
-        layers: &'a Layers,
+        configuring: &'a mut Configuring,
         reporter: &'a mut Reporter,
         status: &'a mut WritingBack,
     ) -> anyhow::Result<Self> {
-        refuse_host_endpoints(&config, &snapshot)?;
+        let config = configuring.config().clone();
         let changes = KernelChanges::subscribe().context("cannot listen to netlink")?;
         let netlink = netlink::open().context("cannot open netlink")?;
         let mut dataplane = Dataplane::start(&config, netlink)?;
         if config.bpf_log {
             program_log::start(&mut dataplane);
         }
-        reporter.configure(&config);
-        let servers = serving::start(&config, &reporter.subscribe());
         let mut work = Self {
             desired: calculation.state(),
             calculation,
             config,
-            layers,
+            configuring,
             reporter,
             status,
             dataplane,
@@ -210,7 +197,6 @@ impl<'a> Work<'a> {
             retry: FIRST_RETRY,
             sweep: None,
             settling: Settling::default(),
-            _servers: servers,
         };
         work.pass().await?;
         notify(&[NotifyState::Ready]);
@@ -229,7 +215,7 @@ impl<'a> Work<'a> {
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
                 update = feed.next() => match update {
-                    Some(update) => if self.take_update(&update)? {
+                    Some(update) => if self.take_update(&update) {
                         return Ok(Ended::Reconfigured(self.snapshot, self.calculation));
                     },
                     None if stop.is_cancelled() => return Ok(Ended::Stopped),
@@ -255,30 +241,42 @@ impl<'a> Work<'a> {
     }
 
     /// Takes news of the datastore; tells whether they need another configuration.
-    fn take_update(&mut self, update: &Update) -> anyhow::Result<bool> {
+    fn take_update(&mut self, update: &Update) -> bool {
         self.reporter.tell_datastore(update, &self.snapshot);
         apply_changes(&mut self.snapshot, &update.changes);
         self.calculation.apply(&update.changes);
         if update.changes.is_empty() {
             self.reporter.publish();
-            return Ok(false);
+            return false;
         }
-        if update
-            .changes
-            .keys()
-            .any(|key| key.kind == Kind::FelixConfiguration)
-        {
-            let mut layers = self.layers.clone();
-            layers.datastore = datastore_layers(&self.snapshot, &self.config.felix_hostname);
-            if layers.datastore != self.layers.datastore && resolve(&layers)?.config != self.config {
-                return Ok(true);
-            }
+        if self.needs_other_work(update) {
+            return true;
         }
         self.desired = self.calculation.state();
         tracing::debug!(changes = update.changes.len(), effort = ?self.calculation.effort(), "calculated");
         // At once: what comes while the kernel is made to follow is waiting together.
         self.due = Some(Instant::now());
-        Ok(false)
+        false
+    }
+
+    /// Follows the parameters in the datastore. Those that need no new start are in force afterwards.
+    fn needs_other_work(&mut self, update: &Update) -> bool {
+        let hostname = &self.config.felix_hostname;
+        let concerned = update
+            .changes
+            .keys()
+            .any(|key| concerns_parameters(key, hostname));
+        if !concerned || !self.configuring.follow(&self.snapshot) {
+            return false;
+        }
+        let config = self.configuring.config();
+        let needs_other_work = self.config.needs_new_work(config);
+        if !needs_other_work {
+            self.config = config.clone();
+            self.status.configure(&self.config);
+            self.reporter.configure(self.configuring);
+        }
+        needs_other_work
     }
 
     fn note_change(&mut self, change: KernelChange) {

@@ -11,6 +11,7 @@ pub mod config;
 pub mod dataplane;
 pub mod datastore;
 pub mod etcd;
+pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod observe;

@@ -48,6 +48,9 @@ pub struct AgentReport {
     /// What is written back for Neutron.
     #[serde(default)]
     pub status: StatusReport,
+    /// The parameters in force.
+    #[serde(default)]
+    pub configuration: Arc<ConfigurationReport>,
     /// How often a foreign program stood before ours on a tap and ours was moved to the head again.
     #[serde(default)]
     pub moved_to_head: u64,
@@ -82,6 +85,44 @@ pub struct DatastoreReport {
     /// How often it was begun to read everything.
     #[serde(default)]
     pub resyncs_started: u64,
+}
+
+/// The parameters in force. Secrets are not among the values.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigurationReport {
+    /// Those that somebody has set.
+    pub parameters: Vec<ParameterReport>,
+    pub warnings: Vec<ParameterWarningReport>,
+}
+
+/// One parameter that is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParameterReport {
+    pub name: String,
+    pub value: String,
+    /// `datastore-global`, `datastore-selector`, `datastore-host`, `shared-environment`, `file`, `environment`,
+    /// `command-line`.
+    pub source: String,
+    /// Where exactly: `FelixConfiguration(default): spec.healthPort`, `/etc/calico/felix.cfg:3`.
+    pub place: String,
+    /// Why it has no effect; empty when it has.
+    pub without_effect: String,
+}
+
+/// Something about a parameter that an operator should know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParameterWarningReport {
+    /// `bad-value`, `unknown`, `local-only`, `without-effect`, `refused`.
+    pub trouble: String,
+    pub name: String,
+    pub place: String,
+    pub text: String,
+}
+
+impl fmt::Display for ParameterWarningReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}: {}", self.place, self.name, self.text)
+    }
 }
 
 /// What the datastore holds for all hosts.

@@ -7,16 +7,19 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 use super::cluster::Cluster;
+use super::configuring::Configuring;
 use super::report_file::ReportFile;
 use crate::calc::effective::EffectiveState;
-use crate::config::values::{Config, DatastoreType};
+use crate::config::values::DatastoreType;
+use crate::config::{ParameterValue, Source, Warning};
 use crate::dataplane::apply::{Dataplane, Outcome};
 use crate::datastore::feed::{State, Update};
 use crate::model::name::ResourceKey;
 use crate::model::problem::Problem;
 use crate::model::resource::Snapshot;
 use crate::report::{
-    AgentReport, DatastoreReport, NotEnforcedReport, ProblemReport, REPORT_FILE, StatusReport,
+    AgentReport, ConfigurationReport, DatastoreReport, NotEnforcedReport, ParameterReport,
+    ParameterWarningReport, ProblemReport, REPORT_FILE, StatusReport,
 };
 
 /// The report and where it goes.
@@ -34,7 +37,7 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// Begins a report. A report of an earlier run stays in the file until the first [`Self::publish`].
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(configuring: &Configuring) -> Self {
         let report = AgentReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -53,9 +56,9 @@ impl Reporter {
             state: State::Resync,
             waiting_since: None,
             sender,
-            file: ReportFile::follow(config.run_dir.join(REPORT_FILE), receiver),
+            file: ReportFile::follow(configuring.config().run_dir.join(REPORT_FILE), receiver),
         };
-        reporter.configure(config);
+        reporter.configure(configuring);
         reporter
     }
 
@@ -65,7 +68,9 @@ impl Reporter {
     }
 
     /// Tells the configuration in force.
-    pub(super) fn configure(&mut self, config: &Config) {
+    pub(super) fn configure(&mut self, configuring: &Configuring) {
+        let config = configuring.config();
+        self.report.configuration = Arc::new(configuration_report(configuring));
         self.report.hostname.clone_from(&config.felix_hostname);
         self.report.pin_dir = config.bpf_pin_dir.display().to_string();
         let (kind, location) = match config.datastore_type {
@@ -142,10 +147,21 @@ impl Reporter {
             .iter()
             .map(|(key, what)| not_enforced_report(key, what))
             .collect();
-        self.report.dirty = outcome.dirty;
+        self.tell_dirty(outcome.dirty);
         self.report.moved_to_head = dataplane.moved_to_head;
         self.report.tables.apply_milliseconds = dataplane.apply_milliseconds;
         self.report.tables.amendments = dataplane.amendments;
+    }
+
+    /// Tells what could not be written: in the log once, until it could be.
+    fn tell_dirty(&mut self, dirty: Vec<String>) {
+        for item in dirty.iter().filter(|item| !self.report.dirty.contains(item)) {
+            tracing::warn!(what = item, "not in the kernel, retried");
+        }
+        for item in self.report.dirty.iter().filter(|item| !dirty.contains(item)) {
+            tracing::info!(what = item, "no longer outstanding");
+        }
+        self.report.dirty = dirty;
     }
 
     /// Tells what is written back for Neutron.
@@ -172,6 +188,34 @@ impl Reporter {
     pub(super) async fn finish(self) {
         drop(self.sender);
         self.file.finish().await;
+    }
+}
+
+fn configuration_report(configuring: &Configuring) -> ConfigurationReport {
+    let values = configuring.resolved().values.iter();
+    let set = values.filter(|value| value.source != Source::Default);
+    ConfigurationReport {
+        parameters: set.map(parameter_report).collect(),
+        warnings: configuring.warnings().map(warning_report).collect(),
+    }
+}
+
+fn parameter_report(value: &ParameterValue) -> ParameterReport {
+    ParameterReport {
+        name: value.name.to_owned(),
+        value: value.value.clone(),
+        source: value.source.name().to_owned(),
+        place: value.place.clone(),
+        without_effect: value.without_effect.clone(),
+    }
+}
+
+fn warning_report(warning: &Warning) -> ParameterWarningReport {
+    ParameterWarningReport {
+        trouble: warning.trouble.name().to_owned(),
+        name: warning.name.clone(),
+        place: warning.place.clone(),
+        text: warning.text.clone(),
     }
 }
 

@@ -11,7 +11,6 @@ mod counters;
 mod endpoints;
 mod failure;
 mod flows;
-mod logging;
 mod output;
 mod policy;
 mod routes;

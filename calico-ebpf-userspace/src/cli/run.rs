@@ -6,9 +6,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::arguments::ConfigArguments;
 use super::failure::{Ending, Failure, NOT_PERMITTED};
-use super::logging;
 use crate::agent;
 use crate::config::resolve;
+use crate::logging;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -30,11 +30,12 @@ pub(super) fn execute(arguments: &Arguments) -> Result<Ending, Failure> {
     let layers = arguments.config.layers()?;
     let resolved = resolve(&layers)?;
     refuse_without_root()?;
-    logging::start(&resolved.config)?;
+    let log = logging::start(&resolved.config)?;
     for warning in &resolved.warnings {
         tracing::warn!(
             parameter = warning.name,
             place = warning.place,
+            trouble = warning.trouble.name(),
             "{}",
             warning.text
         );
@@ -46,7 +47,7 @@ pub(super) fn execute(arguments: &Arguments) -> Result<Ending, Failure> {
     runtime.block_on(async {
         let stop = CancellationToken::new();
         cancel_on_signals(&stop)?;
-        Box::pin(agent::run(layers, stop)).await
+        Box::pin(agent::run(layers, log, stop)).await
     })?;
     Ok(Ending::Good)
 }

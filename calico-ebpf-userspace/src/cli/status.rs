@@ -104,6 +104,13 @@ impl Status {
             &report.dirty,
             all,
         );
+        list(
+            page,
+            "Parameters not followed as written",
+            Tone::Attention,
+            &report.configuration.warnings,
+            all,
+        );
         list(page, "Left out", Tone::Attention, &report.problems, all);
         list(
             page,
@@ -279,7 +286,10 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use crate::report::{DatastoreReport, EndpointReport, NotEnforcedReport, ProblemReport, StatusReport};
+    use crate::report::{
+        ConfigurationReport, DatastoreReport, EndpointReport, NotEnforcedReport, ParameterWarningReport,
+        ProblemReport, StatusReport,
+    };
 
     fn status(running: bool) -> Status {
         let endpoint = EndpointReport {
@@ -320,6 +330,15 @@ mod tests {
             },
             endpoints: vec![endpoint],
             problems: Arc::new(vec![problem; 22]),
+            configuration: Arc::new(ConfigurationReport {
+                warnings: vec![ParameterWarningReport {
+                    trouble: "unknown".to_owned(),
+                    name: "NoSuchThing".to_owned(),
+                    place: "FelixConfiguration(default): spec.noSuchThing".to_owned(),
+                    text: "no such parameter".to_owned(),
+                }],
+                ..ConfigurationReport::default()
+            }),
             not_enforced: vec![NotEnforcedReport {
                 kind: "WorkloadEndpoint".to_owned(),
                 namespace: "openstack".to_owned(),

@@ -29,6 +29,32 @@ pub enum Source {
 }
 
 impl Source {
+    /// Every one, lowest precedence first.
+    pub const ALL: &'static [Self] = &[
+        Self::Default,
+        Self::DatastoreGlobal,
+        Self::DatastoreSelector,
+        Self::DatastoreHost,
+        Self::SharedEnvironment,
+        Self::File,
+        Self::Environment,
+        Self::CommandLine,
+    ];
+
+    /// Returns the name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::DatastoreGlobal => "datastore-global",
+            Self::DatastoreSelector => "datastore-selector",
+            Self::DatastoreHost => "datastore-host",
+            Self::SharedEnvironment => "shared-environment",
+            Self::File => "file",
+            Self::Environment => "environment",
+            Self::CommandLine => "command-line",
+        }
+    }
+
     /// Returns whether the value came out of the datastore.
     pub fn is_datastore(self) -> bool {
         matches!(
@@ -57,19 +83,20 @@ impl fmt::Display for Source {
 pub struct Setting {
     pub name: String,
     pub value: String,
-    /// Where exactly: `/etc/calico/felix.cfg:3`, `FELIX_IPV6SUPPORT`, `--hostname`.
+    /// Where exactly: `/etc/calico/felix.cfg:3`, `FELIX_IPV6SUPPORT`, `--hostname`,
+    /// `FelixConfiguration(default): spec.healthPort`.
     pub place: String,
 }
 
-/// What the datastore says: parameter names to their texts.
+/// What the datastore says. Within a layer a later setting wins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DatastoreLayers {
-    /// `FelixConfiguration` `default`.
-    pub global: BTreeMap<String, String>,
-    /// Those with a selector for this host, joined.
-    pub selector: BTreeMap<String, String>,
+    /// `FelixConfiguration` `default`, and `ClusterInformation`.
+    pub global: Vec<Setting>,
+    /// Those with a selector for this host, in order of their names.
+    pub selector: Vec<Setting>,
     /// `node.<FelixHostname>`.
-    pub host: BTreeMap<String, String>,
+    pub host: Vec<Setting>,
 }
 
 /// Everything that was set, by source.
@@ -110,36 +137,19 @@ impl Layers {
 
     /// Returns every setting with its source, lowest precedence first.
     pub fn ascending(&self) -> Vec<(Source, Setting)> {
-        let object = |source: Source, values: &BTreeMap<String, String>| {
-            let place = format!("FelixConfiguration, {source}");
-            let setting = |(name, value): (&String, &String)| {
-                (
-                    source,
-                    Setting {
-                        name: name.clone(),
-                        value: value.clone(),
-                        place: place.clone(),
-                    },
-                )
-            };
-            values.iter().map(setting).collect::<Vec<_>>()
+        let layers = [
+            (Source::DatastoreGlobal, &self.datastore.global),
+            (Source::DatastoreSelector, &self.datastore.selector),
+            (Source::DatastoreHost, &self.datastore.host),
+            (Source::SharedEnvironment, &self.shared_environment),
+            (Source::File, &self.file),
+            (Source::Environment, &self.environment),
+            (Source::CommandLine, &self.command_line),
+        ];
+        let of_layer = |(source, settings): (Source, &Vec<Setting>)| -> Vec<_> {
+            settings.iter().map(|setting| (source, setting.clone())).collect()
         };
-        let local = |source: Source, settings: &[Setting]| {
-            settings
-                .iter()
-                .map(|setting| (source, setting.clone()))
-                .collect::<Vec<_>>()
-        };
-        [
-            object(Source::DatastoreGlobal, &self.datastore.global),
-            object(Source::DatastoreSelector, &self.datastore.selector),
-            object(Source::DatastoreHost, &self.datastore.host),
-            local(Source::SharedEnvironment, &self.shared_environment),
-            local(Source::File, &self.file),
-            local(Source::Environment, &self.environment),
-            local(Source::CommandLine, &self.command_line),
-        ]
-        .concat()
+        layers.into_iter().flat_map(of_layer).collect()
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::layers::{Layers, Setting, Source};
 use super::parameters::{self, Handling, Parameter};
 use super::values::Config;
+use super::warning::{Trouble, Warning};
 
 /// Why there is no configuration to run with.
 #[derive(Debug, thiserror::Error)]
@@ -27,14 +28,6 @@ pub enum ConfigError {
         "this host has no usable name: {hostname:?}; give the one that Nova uses with --hostname or FelixHostname"
     )]
     NoHostname { hostname: String },
-}
-
-/// Something about the settings that an operator should know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Warning {
-    pub name: String,
-    pub place: String,
-    pub text: String,
 }
 
 /// One parameter after resolution.
@@ -83,11 +76,22 @@ pub fn resolve(layers: &Layers) -> Result<Resolved, ConfigError> {
         let (scheme, address) = (text_of(&values, "EtcdScheme"), text_of(&values, "EtcdAddr"));
         config.etcd_endpoints = vec![format!("{}://{address}", scheme.to_ascii_lowercase())];
     }
+    config.openstack = is_openstack(text_of(&values, "ClusterType"), &config);
     Ok(Resolved {
         config,
         values,
         warnings,
     })
+}
+
+/// Returns whether this is a host of OpenStack (contract 3): the cluster says so, or parameters that only OpenStack needs
+/// are set.
+fn is_openstack(cluster_type: &str, config: &Config) -> bool {
+    let default = Config::default();
+    cluster_type.to_ascii_lowercase().contains("openstack")
+        || config.interface_prefixes.iter().any(|prefix| prefix == "tap")
+        || config.metadata_addr != default.metadata_addr
+        || config.metadata_port != default.metadata_port
 }
 
 /// Returns the setting that counts, by parameter name.
@@ -98,21 +102,13 @@ fn choose(layers: &Layers, warnings: &mut Vec<Warning>) -> BTreeMap<&'static str
         let Some(parameter) = parameters::find(&setting.name) else {
             if unknown.insert(setting.name.to_ascii_lowercase()) {
                 let text = "no such parameter; `calico-ebpf config default` lists them".to_owned();
-                warnings.push(Warning {
-                    name: setting.name,
-                    place: setting.place,
-                    text,
-                });
+                warnings.push(Warning::of(Trouble::Unknown, &setting.name, &setting, text));
             }
             continue;
         };
         if parameter.local_only && source.is_datastore() {
             let text = "only taken from flags, environment and file; left out".to_owned();
-            warnings.push(Warning {
-                name: parameter.name.to_owned(),
-                place: setting.place,
-                text,
-            });
+            warnings.push(Warning::of(Trouble::LocalOnly, parameter.name, &setting, text));
             continue;
         }
         chosen.insert(parameter.name, (source, setting));
@@ -166,11 +162,7 @@ fn value_of(
                     "found {found:?}, expected {}; the default {default:?} is used",
                     bad.expected
                 );
-                warnings.push(Warning {
-                    name: parameter.name.to_owned(),
-                    place: setting.place.clone(),
-                    text,
-                });
+                warnings.push(Warning::of(Trouble::BadValue, parameter.name, setting, text));
             }
         }
     }
@@ -207,11 +199,12 @@ fn warn_without_effect(parameter: &Parameter, setting: &Setting, default: &str, 
         Handling::Acted => return,
     };
     if !setting.value.trim().eq_ignore_ascii_case(default) {
-        warnings.push(Warning {
-            name: parameter.name.to_owned(),
-            place: setting.place.clone(),
-            text: reason,
-        });
+        warnings.push(Warning::of(
+            Trouble::WithoutEffect,
+            parameter.name,
+            setting,
+            reason,
+        ));
     }
 }
 
@@ -271,20 +264,11 @@ mod tests {
     fn each_source_beats_the_ones_below_it() {
         let mut layers = on_host();
         assert_eq!(health_port(&layers), (9099, Source::Default));
-        layers
-            .datastore
-            .global
-            .insert("HealthPort".to_owned(), "1".to_owned());
+        layers.datastore.global.push(setting("HealthPort", "1"));
         assert_eq!(health_port(&layers), (1, Source::DatastoreGlobal));
-        layers
-            .datastore
-            .selector
-            .insert("healthPort".to_owned(), "2".to_owned());
+        layers.datastore.selector.push(setting("healthPort", "2"));
         assert_eq!(health_port(&layers), (2, Source::DatastoreSelector));
-        layers
-            .datastore
-            .host
-            .insert("HealthPort".to_owned(), "3".to_owned());
+        layers.datastore.host.push(setting("HealthPort", "3"));
         assert_eq!(health_port(&layers), (3, Source::DatastoreHost));
         layers.shared_environment.push(setting("HealthPort", "4"));
         assert_eq!(health_port(&layers), (4, Source::SharedEnvironment));
@@ -310,10 +294,7 @@ mod tests {
     #[test]
     fn a_bad_value_gives_way_to_the_default_with_a_warning() {
         let mut layers = on_host();
-        layers
-            .datastore
-            .global
-            .insert("HealthPort".to_owned(), "1".to_owned());
+        layers.datastore.global.push(setting("HealthPort", "1"));
         layers.file.push(setting("HealthPort", "ninety"));
         let resolved = resolve(&layers).unwrap();
         assert_eq!(resolved.config.health_port, 9099);
@@ -364,10 +345,7 @@ mod tests {
     #[test]
     fn local_parameters_are_not_taken_from_the_datastore() {
         let mut layers = on_host();
-        layers
-            .datastore
-            .global
-            .insert("DatastoreType".to_owned(), "file".to_owned());
+        layers.datastore.global.push(setting("DatastoreType", "file"));
         let resolved = resolve(&layers).unwrap();
         assert_eq!(resolved.config.datastore_type, DatastoreType::Etcdv3);
         assert_eq!(resolved.warnings.len(), 1);
@@ -407,10 +385,81 @@ mod tests {
         layers
             .datastore
             .global
-            .insert("ReportingInterval".to_owned(), "1m30s".to_owned());
+            .push(setting("ReportingInterval", "1m30s"));
         assert_eq!(
             resolve(&layers).unwrap().config.reporting_interval,
             Duration::from_secs(90)
+        );
+    }
+
+    #[test]
+    fn a_host_is_openstacks_when_the_cluster_or_a_parameter_of_openstack_says_so() {
+        let is_openstack = |settings: &[(&str, &str)]| {
+            let mut layers = on_host();
+            let settings = settings.iter().map(|(name, value)| setting(name, value));
+            layers.datastore.global.extend(settings);
+            resolve(&layers).unwrap().config.openstack
+        };
+        assert!(is_openstack(&[]), "InterfacePrefix is tap by default");
+        let prefix = ("InterfacePrefix", "cali");
+        assert!(!is_openstack(&[prefix]));
+        assert!(!is_openstack(&[prefix, ("ClusterType", "k8s,bgp")]));
+        assert!(is_openstack(&[prefix, ("ClusterType", "k8s,OpenStack")]));
+        assert!(is_openstack(&[("InterfacePrefix", "cali,tap")]));
+        assert!(is_openstack(&[prefix, ("MetadataAddr", "169.254.169.254")]));
+        assert!(is_openstack(&[prefix, ("MetadataPort", "80")]));
+    }
+
+    #[test]
+    fn what_the_cluster_is_called_warns_of_nothing_and_starts_nothing_anew() {
+        let mut layers = on_host();
+        let before = resolve(&layers).unwrap();
+        for (name, value) in [
+            ("ClusterType", "k8s,openstack"),
+            ("ClusterGUID", "a18f42"),
+            ("CalicoVersion", "v3.32.0"),
+        ] {
+            layers.datastore.global.push(setting(name, value));
+        }
+        let after = resolve(&layers).unwrap();
+        assert_eq!(after.warnings, vec![]);
+        assert_eq!(after.config, before.config);
+        let of_cluster = |value: &&ParameterValue| value.source == Source::DatastoreGlobal;
+        assert_eq!(after.values.iter().filter(of_cluster).count(), 3);
+    }
+
+    #[test]
+    fn each_trouble_is_told_with_its_kind_and_place() {
+        let mut layers = on_host();
+        layers.datastore.global = [
+            ("HealthPort", "ninety"),
+            ("NoSuchThing", "1"),
+            ("EtcdPassword", "s3cret"),
+            ("ChainInsertMode", "append"),
+        ]
+        .map(|(name, value)| setting(name, value))
+        .into();
+        let mut warnings = resolve(&layers).unwrap().warnings;
+        warnings.sort();
+        let told: Vec<_> = warnings
+            .iter()
+            .map(|warning| (warning.trouble, warning.place.as_str()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (Trouble::BadValue, "place of HealthPort"),
+                (Trouble::Unknown, "place of NoSuchThing"),
+                (Trouble::LocalOnly, "place of EtcdPassword"),
+                (Trouble::WithoutEffect, "place of ChainInsertMode"),
+            ]
+        );
+        assert!(!format!("{warnings:?}").contains("s3cret"));
+        layers.datastore.global = vec![setting("MetadataPort", "0")];
+        let warning = Warning::refused(&resolve(&layers).unwrap_err()).unwrap();
+        assert_eq!(
+            (warning.trouble, warning.name.as_str()),
+            (Trouble::Refused, "MetadataPort")
         );
     }
 

@@ -47,6 +47,9 @@ pub struct Config {
     pub etcd_password: Option<String>,
     /// `OpenstackRegion`.
     pub openstack_region: Option<String>,
+    /// Whether the special cases of OpenStack apply: DHCP and DNS to the host, the metadata service. Made of
+    /// `ClusterType`, `InterfacePrefix`, `MetadataAddr` and `MetadataPort`.
+    pub openstack: bool,
     /// `InterfacePrefix`: interfaces whose name starts with one of these are workloads'.
     pub interface_prefixes: Vec<String>,
     /// `InterfaceExclude`.
@@ -94,6 +97,8 @@ pub struct Config {
     pub log_file: Option<PathBuf>,
     /// `LogSeverityFile`, as a `tracing` level name.
     pub log_severity_file: String,
+    /// `LogSeveritySys`, as a `tracing` level name.
+    pub log_severity_sys: String,
     /// `BPFLogLevel` is not `Off`: the programs log their decisions.
     pub bpf_log: bool,
     /// `BPFMapSizeConntrack`: entries of each conntrack map.
@@ -114,6 +119,26 @@ pub struct Config {
     pub conntrack_timeouts: ConntrackTimeouts,
     /// `HostEndpointsIgnored`: start although host endpoints are in the datastore.
     pub ignore_host_endpoints: bool,
+}
+
+impl Config {
+    /// Returns whether work that was started with this configuration has to start anew, in place, for another one. Logs
+    /// and reports take theirs while it goes on.
+    pub fn needs_new_work(&self, other: &Self) -> bool {
+        let taken_on = Self {
+            log_severity_screen: other.log_severity_screen.clone(),
+            log_severity_file: other.log_severity_file.clone(),
+            log_severity_sys: other.log_severity_sys.clone(),
+            log_file: other.log_file.clone(),
+            endpoint_reporting_enabled: other.endpoint_reporting_enabled,
+            endpoint_reporting_delay: other.endpoint_reporting_delay,
+            reporting_interval: other.reporting_interval,
+            reporting_ttl: other.reporting_ttl,
+            ignore_host_endpoints: other.ignore_host_endpoints,
+            ..self.clone()
+        };
+        taken_on != *other
+    }
 }
 
 /// How long a flow lives without a packet.
@@ -164,6 +189,7 @@ impl Default for Config {
             etcd_username: None,
             etcd_password: None,
             openstack_region: None,
+            openstack: true,
             interface_prefixes: vec!["tap".to_owned()],
             interface_exclude: vec!["kube-ipvs0".to_owned()],
             ipv6_support: true,
@@ -199,6 +225,7 @@ impl Default for Config {
             log_json: false,
             log_file: None,
             log_severity_file: "info".to_owned(),
+            log_severity_sys: "off".to_owned(),
             bpf_log: false,
             bpf_map_size_conntrack: calico_ebpf_common::maps::FLOW_ENTRIES,
             bpf_policy_table_lines: calico_ebpf_common::maps::POLICY_LINES,
@@ -210,5 +237,50 @@ impl Default for Config {
             conntrack_timeouts: ConntrackTimeouts::default(),
             ignore_host_endpoints: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_and_reports_change_without_new_work_and_anything_else_with_it() {
+        let config = Config::default();
+        let others = [
+            (
+                false,
+                Config {
+                    log_severity_screen: "debug".to_owned(),
+                    ..config.clone()
+                },
+            ),
+            (
+                false,
+                Config {
+                    reporting_ttl: Duration::from_secs(1),
+                    ..config.clone()
+                },
+            ),
+            (
+                true,
+                Config {
+                    openstack: false,
+                    ..config.clone()
+                },
+            ),
+            (
+                true,
+                Config {
+                    metadata_port: 1,
+                    log_severity_file: "debug".to_owned(),
+                    ..config.clone()
+                },
+            ),
+        ];
+        for (expected, other) in others {
+            assert_eq!(config.needs_new_work(&other), expected, "{other:?}");
+        }
+        assert!(!config.needs_new_work(&config));
     }
 }

@@ -122,9 +122,6 @@ impl Dataplane {
         dirty.extend(unfinished.dirty);
         outcome.again_at = unfinished.again_at;
         self.wanted_routes = (dirty.is_empty() && unfinished.again_at.is_none()).then_some(wanted);
-        for trouble in &dirty {
-            tracing::warn!(trouble, "not written, retried");
-        }
         outcome.dirty.extend(dirty);
         Ok(())
     }

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::datastore;
+use crate::config::Trouble;
 use crate::model::problem::Consequence;
 use crate::observe::pinned::{CounterValue, Counters, PinnedMaps};
 use crate::report::AgentReport;
@@ -103,6 +104,16 @@ impl Reading {
             "calico_ebpf_not_enforced",
             help,
             count(report.not_enforced.len()),
+        )?;
+        let help = "Settings of parameters that are not followed as they are written";
+        let warnings = self.configuration_warnings();
+        family(
+            encoder,
+            "calico_ebpf_configuration_warnings",
+            help,
+            MetricType::Gauge,
+            "trouble",
+            &warnings,
         )?;
         let help = "Kernel state that could not be written and is retried";
         gauge(
@@ -288,6 +299,17 @@ impl Reading {
             .collect()
     }
 
+    fn configuration_warnings(&self) -> Vec<(&str, u64)> {
+        let warnings = &self.report.configuration.warnings;
+        let of = |trouble: &Trouble| {
+            let alike = warnings
+                .iter()
+                .filter(|warning| warning.trouble == trouble.name());
+            (trouble.name(), count(alike.count()))
+        };
+        Trouble::ALL.iter().map(of).collect()
+    }
+
     fn endpoints_by_state(&self) -> Vec<(&str, u64)> {
         let mut states: BTreeMap<&str, u64> = ["up", "down", "waiting", "inactive"]
             .map(|state| (state, 0))
@@ -344,7 +366,12 @@ mod tests {
     use calico_ebpf_common::verdict::DropReason;
 
     use super::*;
-    use crate::report::{ClusterReport, DatastoreReport, EndpointReport, StatusReport};
+    use std::sync::Arc;
+
+    use crate::report::{
+        ClusterReport, ConfigurationReport, DatastoreReport, EndpointReport, ParameterWarningReport,
+        StatusReport,
+    };
 
     fn encoded(reading: Reading) -> String {
         let mut registry = Registry::default();
@@ -387,6 +414,13 @@ mod tests {
                     state: "in-sync".to_owned(),
                     ..DatastoreReport::default()
                 },
+                configuration: Arc::new(ConfigurationReport {
+                    warnings: vec![ParameterWarningReport {
+                        trouble: "unknown".to_owned(),
+                        ..ParameterWarningReport::default()
+                    }],
+                    ..ConfigurationReport::default()
+                }),
                 ..AgentReport::default()
             },
             counters: Some(Counters {

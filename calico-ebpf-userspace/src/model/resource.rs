@@ -26,8 +26,7 @@ pub enum Resource {
     IpPool(IpPool),
     Node(Node),
     LiveMigration(LiveMigration),
-    /// Felix parameter name (as in contract 3.6, upper camel) to its text.
-    FelixConfiguration(BTreeMap<String, String>),
+    FelixConfiguration(FelixConfiguration),
     ClusterInformation(ClusterInformation),
 }
 
@@ -187,6 +186,25 @@ pub struct IpPool {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Node {
     pub addresses: Vec<IpAddr>,
+    /// What `nodeSelector` of a `FelixConfiguration` is held against.
+    pub labels: Labels,
+}
+
+/// Parameters for all hosts (`default`), for one (`node.<host>`), or for those that a selector selects.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct FelixConfiguration {
+    /// Hosts that it is for; `None` for `default` and for a host's own.
+    pub node_selector: Option<Selector>,
+    /// By name as in contract 3.6, upper camel.
+    pub parameters: BTreeMap<String, ParameterText>,
+}
+
+/// One parameter as an object sets it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ParameterText {
+    pub value: String,
+    /// Path to the field: `spec.healthPort`, `metadata.annotations.config.projectcalico.org/HealthPort`.
+    pub field: String,
 }
 
 /// A live migration in progress (contract 1.4).

@@ -48,6 +48,11 @@ const MODULES: &[Module] = &[
         purity: Purity::Effects,
     },
     Module {
+        name: "logging",
+        may_name: &["config"],
+        purity: Purity::Effects,
+    },
+    Module {
         name: "etcd",
         may_name: &["config"],
         purity: Purity::Effects,
@@ -99,6 +104,7 @@ const MODULES: &[Module] = &[
             "dataplane",
             "datastore",
             "etcd",
+            "logging",
             "metrics",
             "model",
             "report",
@@ -115,6 +121,7 @@ const MODULES: &[Module] = &[
             "config",
             "dataplane",
             "datastore",
+            "logging",
             "metrics",
             "model",
             "observe",

@@ -23,6 +23,9 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     acted("EtcdUsername", Kind::Text(|c, v| c.etcd_username = v.map(str::to_owned)), "", "User name for etcd.").local(),
     acted("EtcdPassword", Kind::Text(|c, v| c.etcd_password = v.map(str::to_owned)), "", "Password for etcd; never shown.").local().secret(),
     acted("OpenstackRegion", Kind::Region(|c, v| c.openstack_region = v), "", "Region of a cloud with several; part of the status keys.").fatal(),
+    acted("ClusterType", Kind::Text(|_, _| {}), "", "What `ClusterInformation` says this cluster is. The special cases of OpenStack (DHCP and DNS to the host, the metadata service) apply when it contains `openstack`, when `InterfacePrefix` has `tap`, or when `MetadataAddr` or `MetadataPort` is not the default."),
+    acted("ClusterGUID", Kind::Text(|_, _| {}), "", "Identity of the cluster, as `ClusterInformation` says it. Shown; nothing is ever sent to the outside."),
+    acted("CalicoVersion", Kind::Text(|_, _| {}), "", "Version of Calico, as `ClusterInformation` says it. Shown."),
     acted("RunDir", Kind::Path(|c, v| c.run_dir = v.unwrap_or_default()), "/run/calico-ebpf", "Directory of the state that outlives the agent but not the host: report and lock.").local(),
     // Interfaces and endpoints
     acted("InterfacePrefix", Kind::Interfaces(|c, v| c.interface_prefixes = v), "tap", "Interfaces whose name starts with one of these are workloads'. Felix's own default is `cali`; the Neutron driver sets `tap`.").fatal(),
@@ -63,7 +66,8 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     acted("LogSeverityScreen", Kind::Choice(LEVELS, |c, v| level(v).clone_into(&mut c.log_severity_screen)), "INFO", "Least severity of messages on standard error."),
     acted("LogSeverityFile", Kind::Choice(LEVELS, |c, v| level(v).clone_into(&mut c.log_severity_file)), "INFO", "Least severity of messages in the log file."),
     acted("LogFilePath", Kind::Path(|c, v| c.log_file = v), "none", "Log file beside standard error. Felix's own default is `/var/log/calico/felix.log`."),
-    acted("LogFormat", Kind::Choice(&["text", "json"], |c, v| c.log_json = v == "json"), "text", "Form of the messages: lines for people, or one JSON object to a line."),
+    acted("LogSeveritySys", Kind::Choice(LEVELS, |c, v| level(v).clone_into(&mut c.log_severity_sys)), "NONE", "Least severity of messages to syslog (`/dev/log`). Felix's own default is `INFO`: under systemd, standard error reaches the journal already."),
+    acted("LogFormat", Kind::Choice(&["text", "json"], |c, v| c.log_json = v == "json"), "text", "Form of the messages: lines for people, or one JSON object to a line.").local(),
     // Dataplane
     acted("BPFLogLevel", Kind::Choice(&["Off", "Info", "Debug"], |c, v| c.bpf_log = v != "Off"), "Off", "Lets the programs log their decisions through the agent's log; costs speed."),
     acted("BPFMapSizeConntrack", Kind::Number(1024, 67_108_864, |c, v| c.bpf_map_size_conntrack = v), "512000", "Entries of each conntrack table, one for IPv4 and one for IPv6."),

@@ -277,6 +277,29 @@ mod tests {
         assert!(find("NoSuchThing").is_none());
     }
 
+    /// The parameters of contract 3.6 that OpenStack installations set.
+    const OF_OPENSTACK: &str = "FelixHostname DatastoreType EtcdAddr EtcdScheme EtcdEndpoints EtcdKeyFile \
+        EtcdCertFile EtcdCaFile OpenstackRegion InterfacePrefix InterfaceExclude MetadataAddr MetadataPort \
+        DefaultEndpointToHostAction ChainInsertMode IptablesFilterAllowAction IptablesMangleAllowAction \
+        IptablesFilterDenyAction EndpointReportingEnabled EndpointReportingDelaySecs ReportingIntervalSecs \
+        ReportingTTLSecs Ipv6Support IPForwarding RemoveExternalRoutes DeviceRouteProtocol \
+        DeviceRouteSourceAddress DeviceRouteSourceAddressIPv6 IPv4NormalRoutePriority IPv6NormalRoutePriority \
+        IPv4ElevatedRoutePriority IPv6ElevatedRoutePriority LiveMigrationRouteConvergenceTime \
+        RouteRefreshInterval InterfaceRefreshInterval IpsetsRefreshInterval IptablesRefreshInterval MaxIpsetSize \
+        FailsafeInboundHostPorts FailsafeOutboundHostPorts AllowVXLANPacketsFromWorkloads \
+        AllowIPIPPacketsFromWorkloads WorkloadSourceSpoofing DisableConntrackInvalidCheck FloatingIPs \
+        IpInIpEnabled VXLANEnabled WireguardEnabled LogSeverityScreen LogSeverityFile LogSeveritySys LogFilePath \
+        LogPrefix HealthEnabled HealthPort HealthHost PrometheusMetricsEnabled PrometheusMetricsPort \
+        PrometheusMetricsHost UsageReportingEnabled DebugMemoryProfilePath IgnoreLooseRPF ClusterType \
+        ClusterGUID CalicoVersion BPFEnabled";
+
+    #[test]
+    fn every_parameter_that_openstack_installations_set_is_known() {
+        for name in OF_OPENSTACK.split_whitespace() {
+            assert_eq!(find(name).map(|found| found.name), Some(name));
+        }
+    }
+
     #[test]
     fn every_sentence_ends_with_a_full_stop() {
         for parameter in all() {

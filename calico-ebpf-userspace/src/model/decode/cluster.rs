@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::field::{Fault, Field, Notes};
 use super::network::read_net;
-use super::object::Object;
+use super::object::{Object, read_labels};
 use crate::model::resource::{ClusterInformation, IpPool, LiveMigration, MigrationSide, Node};
 
 /// Reads an address pool.
@@ -22,7 +22,7 @@ pub(super) fn ip_pool(object: &Object<'_>, notes: &mut Notes) -> Result<IpPool, 
     Ok(pool)
 }
 
-/// Reads a host and its addresses; a bad address is left out alone.
+/// Reads a host, its labels and its addresses; a bad address is left out alone.
 pub(super) fn node(object: &Object<'_>, notes: &mut Notes) -> Result<Node, Fault> {
     let spec = &object.spec;
     let mut fields = Vec::new();
@@ -43,7 +43,8 @@ pub(super) fn node(object: &Object<'_>, notes: &mut Notes) -> Result<Node, Fault
             addresses.push(address);
         }
     }
-    Ok(Node { addresses })
+    let labels = read_labels(object.metadata.as_ref(), "labels", notes);
+    Ok(Node { addresses, labels })
 }
 
 /// Reads an address, with or without the length of its prefix.

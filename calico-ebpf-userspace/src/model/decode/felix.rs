@@ -6,7 +6,16 @@ use serde_json::Value;
 
 use super::field::{Fault, Field, Notes};
 use super::object::Object;
+use super::rule::read_selector;
+use crate::model::resource::{FelixConfiguration, ParameterText};
+use crate::model::selector::Selector;
 
+/// Name of the object for all hosts.
+const GLOBAL_NAME: &str = "default";
+/// How the name of an object for one host begins.
+const HOST_PREFIX: &str = "node.";
+/// The field that is no parameter: which hosts an object is for.
+const NODE_SELECTOR: &str = "nodeSelector";
 /// Annotations with this prefix name a parameter as it is and win over `spec`.
 const ANNOTATION_PREFIX: &str = "config.projectcalico.org/";
 
@@ -48,15 +57,18 @@ const DURATION_ENDS: &[&str] = &[
     "Interval", "Delay", "TTL", "Timeout", "Time", "Grace", "Period", "Duration",
 ];
 
-/// Reads every parameter as text.
+/// Reads which hosts it is for, and every parameter as text.
 pub(super) fn felix_configuration(
     object: &Object<'_>,
     notes: &mut Notes,
-) -> Result<BTreeMap<String, String>, Fault> {
+) -> Result<FelixConfiguration, Fault> {
+    let node_selector = node_selector(object, notes)?;
     let mut parameters = BTreeMap::new();
-    for (name, field) in object.spec.entries() {
-        if let Some(text) = notes.or_skip_field(parameter_text(name, &field)) {
-            parameters.insert(parameter_name(name), text);
+    let fields = object.spec.entries().filter(|(name, _)| *name != NODE_SELECTOR);
+    for (name, field) in fields {
+        if let Some(value) = notes.or_skip_field(parameter_text(name, &field)) {
+            let field = field.path().to_owned();
+            parameters.insert(parameter_name(name), ParameterText { value, field });
         }
     }
     let annotations = match &object.metadata {
@@ -69,10 +81,36 @@ pub(super) fn felix_configuration(
         };
         if let Some(text) = notes.or_skip_field(field.text()) {
             parameters.retain(|name, _| !name.eq_ignore_ascii_case(parameter));
-            parameters.insert(parameter.to_owned(), text.to_owned());
+            let text = ParameterText {
+                value: text.to_owned(),
+                field: field.path().to_owned(),
+            };
+            parameters.insert(parameter.to_owned(), text);
         }
     }
-    Ok(parameters)
+    Ok(FelixConfiguration {
+        node_selector,
+        parameters,
+    })
+}
+
+/// Reads the hosts that an object is for. Its name says it, or its selector: the object for all hosts, and one for a
+/// single host, have none, and any other must have one.
+fn node_selector(object: &Object<'_>, notes: &mut Notes) -> Result<Option<Selector>, Fault> {
+    let name = &object.key.name;
+    if name == GLOBAL_NAME || name.starts_with(HOST_PREFIX) {
+        if let Some(field) = object.spec.get(NODE_SELECTOR) {
+            notes.field_skipped(field.fault(format!("no nodeSelector, as the name {name} says the hosts")));
+        }
+        return Ok(None);
+    }
+    let selector = read_selector(&object.spec, NODE_SELECTOR)?;
+    selector.map(Some).ok_or_else(|| {
+        object.spec.missing(
+            NODE_SELECTOR,
+            "a selector of hosts; without one, the name is default or node.<host>",
+        )
+    })
 }
 
 fn parameter_name(field: &str) -> String {

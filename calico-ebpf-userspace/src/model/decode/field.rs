@@ -134,6 +134,10 @@ impl<'a> Field<'a> {
         self.value
     }
 
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Returns the field `name` of a map; `None` when it is absent, `null` or this is not a map.
     pub(super) fn get(&self, name: &str) -> Option<Self> {
         let value = self.value.get(name).filter(|value| !value.is_null())?;

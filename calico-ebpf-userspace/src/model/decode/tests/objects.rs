@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::model::resource::{ClusterInformation, LiveMigration, MigrationSide, Node};
+use crate::model::labels::Labels;
+use crate::model::resource::{ClusterInformation, FelixConfiguration, LiveMigration, MigrationSide, Node};
 
 fn key(kind: Kind, namespace: &str, name: &str) -> ResourceKey {
     ResourceKey {
@@ -145,10 +146,60 @@ fn long_and_strange_text_is_quoted_safely() {
     );
 }
 
+fn decode_configuration(name: &str, spec: &Value) -> Decoded {
+    let mut value = object("FelixConfiguration", spec);
+    value["metadata"]["name"] = name.into();
+    decode(&value, None)
+}
+
+fn configuration_of(decoded: &Decoded) -> &FelixConfiguration {
+    match &decoded.resource {
+        Some(Resource::FelixConfiguration(configuration)) => configuration,
+        other => panic!("{other:?}, {:?}", decoded.problems),
+    }
+}
+
+fn parameters_of(decoded: &Decoded) -> BTreeMap<String, String> {
+    let parameters = configuration_of(decoded).parameters.iter();
+    parameters
+        .map(|(name, text)| (name.clone(), text.value.clone()))
+        .collect()
+}
+
+#[test]
+fn the_hosts_of_felix_configuration_are_told_by_its_name_or_by_a_selector() {
+    let selected = decode_configuration("rack-a", &json!({"nodeSelector": "rack == 'a'", "healthPort": 1}));
+    let configuration = configuration_of(&selected);
+    let selector = configuration.node_selector.as_ref().map(ToString::to_string);
+    assert_eq!(selector.as_deref(), Some("rack == \"a\""));
+    assert_eq!(
+        configuration.parameters["HealthPort"].field, "spec.healthPort",
+        "and the selector is no parameter: {configuration:?}"
+    );
+    assert_eq!(configuration.parameters.len(), 1);
+    for name in ["default", "node.compute-1"] {
+        let decoded = decode_configuration(name, &json!({"nodeSelector": "all()", "healthPort": 1}));
+        assert_eq!(configuration_of(&decoded).node_selector, None);
+        assert_eq!(told(&decoded), [("spec.nodeSelector", Consequence::FieldSkipped)]);
+    }
+    for spec in [
+        json!({"healthPort": 1}),
+        json!({"nodeSelector": "rack =="}),
+        json!({"nodeSelector": 5}),
+    ] {
+        let decoded = decode_configuration("rack-a", &spec);
+        assert_eq!(decoded.resource, None);
+        assert_eq!(
+            told(&decoded),
+            [("spec.nodeSelector", Consequence::ObjectSkipped)]
+        );
+    }
+}
+
 #[test]
 fn felix_configuration_speaks_the_names_of_felix_cfg() {
-    let decoded = decode_spec(
-        "FelixConfiguration",
+    let decoded = decode_configuration(
+        "default",
         &json!({
             "endpointReportingEnabled": true, "interfacePrefix": "tap", "reportingInterval": "30s",
             "reportingTTL": "1m30s", "endpointReportingDelay": "1.5s", "ipv6Support": false,
@@ -160,9 +211,7 @@ fn felix_configuration_speaks_the_names_of_felix_cfg() {
             "odd": [[1]], "liveMigrationRouteConvergenceTime": "30s", "interfaceRefreshInterval": "90",
         }),
     );
-    let Some(Resource::FelixConfiguration(parameters)) = &decoded.resource else {
-        panic!("{decoded:?}")
-    };
+    let found = parameters_of(&decoded);
     let expected = BTreeMap::from(
         [
             ("EndpointReportingEnabled", "true"),
@@ -189,7 +238,7 @@ fn felix_configuration_speaks_the_names_of_felix_cfg() {
         ]
         .map(|(name, text)| (name.to_owned(), text.to_owned())),
     );
-    assert_eq!(*parameters, expected);
+    assert_eq!(found, expected);
     assert_eq!(told(&decoded), [("spec.odd", Consequence::FieldSkipped)]);
 }
 
@@ -199,12 +248,10 @@ fn annotations_win_over_the_spec_of_felix_configuration() {
         "FelixConfiguration",
         &json!({"reportingInterval": "30s", "metadataAddr": "none"}),
     );
+    value["metadata"]["name"] = "default".into();
     value["metadata"]["annotations"] = json!({"config.projectcalico.org/reportingIntervalSecs": "5", "other.org/x": "y", "config.projectcalico.org/New": 5});
     let decoded = decode(&value, None);
-    let Some(Resource::FelixConfiguration(parameters)) = &decoded.resource else {
-        panic!("{decoded:?}")
-    };
-    let pairs: Vec<_> = parameters
+    let pairs: Vec<_> = parameters_of(&decoded)
         .iter()
         .map(|(name, text)| format!("{name}={text}"))
         .collect();
@@ -233,7 +280,8 @@ fn cluster_objects_are_read() {
     let node = json!({"bgp": {"ipv4Address": "192.0.2.1/24", "ipv6Address": ""}, "addresses": [{"address": "192.0.2.1"}, {"address": "fd00::1"}, {"address": "x"}]});
     let decoded = decode_spec("Node", &node);
     let addresses = ["192.0.2.1".parse().unwrap(), "fd00::1".parse().unwrap()].to_vec();
-    assert_eq!(decoded.resource, Some(Resource::Node(Node { addresses })));
+    let labels = Labels::new();
+    assert_eq!(decoded.resource, Some(Resource::Node(Node { addresses, labels })));
     assert_eq!(
         told(&decoded),
         [("spec.addresses[2].address", Consequence::FieldSkipped)]
