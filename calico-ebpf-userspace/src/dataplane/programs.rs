@@ -61,12 +61,12 @@ impl Programs {
     /// # Errors
     /// When the kernel refuses a map or a program.
     pub fn load(config: &Config, pins: &Pins) -> anyhow::Result<Self> {
-        let sizes = BTreeMap::from([
+        let mut sizes = BTreeMap::from([
             (maps::POLICY, config.bpf_policy_table_lines),
             (maps::FLOWS4, config.bpf_map_size_conntrack),
             (maps::FLOWS6, config.bpf_map_size_conntrack),
         ]);
-        let adopted = adoptable(OBJECT, &sizes, pins)?;
+        let adopted = adoptable(OBJECT, &mut sizes, pins)?;
         let settings = Settings::of(config);
         let first = load_object(&settings, &sizes, |name| {
             adopted.contains(name).then(|| pins.map(name))
@@ -246,12 +246,12 @@ impl Settings {
             EndpointToHostAction::Drop => 0,
             EndpointToHostAction::Return | EndpointToHostAction::Accept => 1,
         };
-        let metadata = config.metadata_addr;
+        let metadata = config.metadata_addr.filter(|_| config.openstack);
         Self(vec![
             (settings::MARK, config.bpf_judged_mark),
             (settings::ENDPOINT_TO_HOST_ACCEPT, to_host_accept),
             (settings::IPV6, u32::from(config.ipv6_support)),
-            (settings::OPENSTACK, 1),
+            (settings::OPENSTACK, u32::from(config.openstack)),
             (
                 settings::ALLOW_VXLAN,
                 u32::from(config.allow_vxlan_from_workloads),
@@ -370,10 +370,18 @@ struct Layout {
     flags: u32,
 }
 
-/// Returns the maps of the last run that this run takes over.
+impl Layout {
+    /// Returns the same layout with another number of entries.
+    fn but_for_size(self, max_entries: u32) -> Self {
+        Self { max_entries, ..self }
+    }
+}
+
+/// Returns the maps of the last run that this run takes over. A conntrack table keeps its size, in `sizes`, too: one of
+/// another size would begin without the flows that are in it.
 fn adoptable(
     object: &[u8],
-    sizes: &BTreeMap<&'static str, u32>,
+    sizes: &mut BTreeMap<&'static str, u32>,
     pins: &Pins,
 ) -> anyhow::Result<BTreeSet<&'static str>> {
     let object = aya_obj::Object::parse(object).context("cannot parse the eBPF object")?;
@@ -392,6 +400,17 @@ fn adoptable(
         };
         match pinned_layout(&pins.map(name))? {
             Some(found) if found == wanted => {
+                adopted.insert(name);
+            }
+            Some(found) if sizes.contains_key(name) && found.but_for_size(wanted.max_entries) == wanted => {
+                tracing::warn!(
+                    map = name,
+                    entries = found.max_entries,
+                    wanted = wanted.max_entries,
+                    "the conntrack table keeps its size and its flows; BPFMapSizeConntrack counts after \
+                     `calico-ebpf cleanup` or a reboot"
+                );
+                sizes.insert(name, found.max_entries);
                 adopted.insert(name);
             }
             Some(found) => {

@@ -28,7 +28,7 @@ pub fn encode(report: &AgentReport, maps: &PinnedMaps, max_flows: u32) -> Result
         report: report.clone(),
         counters: maps.counters().ok(),
         flows: maps.flow_counts().ok(),
-        max_flows,
+        max_flows: maps.flow_room().unwrap_or(max_flows),
         now: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
 use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
 use calico_ebpf_common::maps::{COUNTERS, Counter, FLOWS4, FLOWS6, LAYOUT_VERSION, PASS_COUNTERS, RULES};
 use calico_ebpf_common::verdict::{DropReason, PassReason};
@@ -118,6 +118,13 @@ impl PinnedMaps {
             }
         }
         Ok(found)
+    }
+
+    /// Returns how many flows there is room for in each conntrack table: it may be older than its parameter. `None` when
+    /// that cannot be seen.
+    pub fn flow_room(&self) -> Option<u32> {
+        let info = MapInfo::from_pin(self.directory.join(FLOWS4));
+        info.ok().map(|info| info.max_entries())
     }
 
     /// Counts the entries of both conntrack tables: IPv4, IPv6.

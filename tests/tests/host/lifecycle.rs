@@ -60,6 +60,31 @@ fn a_transfer_survives_the_death_of_the_agent_and_its_next_start() {
 }
 
 #[test]
+fn a_transfer_survives_a_start_with_another_size_of_the_flow_table() {
+    let scene = scene_with_policy();
+    let (client, web) = (scene.guest("client").namespace(), scene.guest("web"));
+    let agent = scene.start_agent();
+    let transfer = Transfer::start(
+        client,
+        web.namespace(),
+        at(web.vm().v4(), 9000),
+        Amount::Bytes(200 << 20),
+    )
+    .expect("transfer");
+    wait::until("the transfer is under way", LIMIT, || {
+        transfer.arrived() > 1 << 20
+    });
+    agent.kill();
+    let agent = scene.launcher().with("BPFMapSizeConntrack", "32768").start(2);
+    assert!(transfer.finish().expect("the transfer ends").is_whole());
+    assert!(
+        agent.log().contains("keeps its size and its flows"),
+        "{}",
+        agent.log()
+    );
+}
+
+#[test]
 fn a_change_made_while_the_agent_is_dead_is_in_force_after_its_next_start() {
     let mut scene = scene_with_policy();
     let _servers = [80, 81].map(|port| Server::tcp(scene.guest("web").namespace(), port));

@@ -70,7 +70,7 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     acted("LogFormat", Kind::Choice(&["text", "json"], |c, v| c.log_json = v == "json"), "text", "Form of the messages: lines for people, or one JSON object to a line.").local(),
     // Dataplane
     acted("BPFLogLevel", Kind::Choice(&["Off", "Info", "Debug"], |c, v| c.bpf_log = v != "Off"), "Off", "Lets the programs log their decisions through the agent's log; costs speed."),
-    acted("BPFMapSizeConntrack", Kind::Number(1024, 67_108_864, |c, v| c.bpf_map_size_conntrack = v), "512000", "Entries of each conntrack table, one for IPv4 and one for IPv6."),
+    acted("BPFMapSizeConntrack", Kind::Number(1024, 67_108_864, |c, v| c.bpf_map_size_conntrack = v), "512000", "Entries of each conntrack table, one for IPv4 and one for IPv6. A table in use keeps its size and its flows: another size counts after `calico-ebpf cleanup` or a reboot."),
     acted("BPFPolicyTableLines", Kind::Number(4096, 33_554_432, |c, v| c.bpf_policy_table_lines = v), "524288", "Lines of 64 bytes in the policy table; two versions share it."),
     acted("BPFJudgedMark", Kind::Bit(|c, v| c.bpf_judged_mark = v), "0x8000", "Bit of the packet mark that says \"judged\"; must be free of other uses.").local(),
     acted("BPFPinDir", Kind::Path(|c, v| c.bpf_pin_dir = v.unwrap_or_default()), "/sys/fs/bpf/calico-ebpf", "Our directory under a bpffs, which is mounted on its parent if absent.").local(),
