@@ -3,8 +3,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use calico_ebpf_common::verdict::DropReason;
-use calico_ebpf_tests::frames::{DHCPV6_SERVERS, Frame, dhcp_discover, dhcpv6_solicit};
-use calico_ebpf_tests::host::host_address_like;
+use calico_ebpf_tests::frames::{
+    DHCPV6_SERVERS, Frame, arp_reply, arp_request, dhcp_discover, dhcpv6_solicit,
+};
+use calico_ebpf_tests::host::{HOST_V4, host_address_like};
 use calico_ebpf_tests::manifests::allow_everything;
 use calico_ebpf_tests::probe::{Question, Seen};
 use calico_ebpf_tests::scene::Scene;
@@ -145,4 +147,29 @@ fn guests_never_reach_loopback_services_of_the_host() {
     }
     assert_eq!(scene.launcher().drops(DropReason::Martian), before + 2);
     assert_eq!(server.asked(), 0);
+}
+
+#[test]
+fn a_guests_probe_for_its_own_address_is_not_answered() {
+    let scene = Scene::new(&["vm"]);
+    scene.manifests().put(&allow_everything());
+    let _agent = scene.start_agent();
+    let vm = scene.guest("vm");
+    // RFC 5227, 2.1.1: a probe has no sender address. An announcement has its own.
+    let capture = vm.capture();
+    for sender in [Ipv4Addr::UNSPECIFIED, vm.vm().v4()] {
+        let probe = arp_request(vm.vm().mac(), sender, vm.vm().v4());
+        vm.tap().send(&probe).expect("write a frame");
+    }
+    let seen = capture.settle(scene.host().namespace(), vm);
+    let is_answer = |frame: &Vec<u8>| arp_reply(frame, vm.vm().v4()).is_some();
+    assert!(!seen.iter().any(is_answer), "the host answers for the guest");
+    // What a guest's operating system does before it takes an address.
+    let is_taken = |address: Ipv4Addr| {
+        let address = address.to_string();
+        let arguments = ["-D", "-I", "eth0", "-c", "2", "-w", "3", &address];
+        !vm.namespace().output("arping", &arguments).status.success()
+    };
+    assert!(is_taken(HOST_V4), "the host has this one");
+    assert!(!is_taken(vm.vm().v4()), "duplicate address detection fails");
 }

@@ -62,6 +62,7 @@ pub(super) const PROTOBUF: &[Requirement] = &[
 pub(super) const TEST_PROGRAMS: &[Requirement] = &[
     Requirement::program("iproute2", "tc"),
     Requirement::program("iputils-ping", "ping"),
+    Requirement::program("iputils-arping", "arping"),
     Requirement::program("etcd-server", "etcd"),
     Requirement::program("iptables", "iptables-nft"),
     Requirement::program("ipset", "ipset"),
