@@ -1,6 +1,7 @@
 //! Follows the directory: inotify for speed, a look at the time stamps for what inotify misses (other hosts' writes
 //! to a network file system, overflow of its queue, the directory itself coming and going).
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tracing::{error, warn};
 use super::View;
 use super::reader::{DirectoryIdentity, Reader, directory_identity};
 use crate::datastore::feed::{FeedSender, State, Status};
+use crate::model::problem::Problem;
 use crate::model::resource::{Snapshot, changes_between};
 
 /// The files are read when nothing happened for this long ...
@@ -36,7 +38,7 @@ pub(super) async fn follow(dir: PathBuf, stop: CancellationToken, sender: FeedSe
     };
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut sent = Arc::new(Snapshot::new());
+    let mut sent = Sent::default();
     let mut is_due = true;
     loop {
         if is_due {
@@ -78,8 +80,19 @@ fn unless_failed<T>(outcome: Result<T, JoinError>) -> Option<T> {
         .ok()
 }
 
-/// Sends what differs from what was sent before.
-fn publish(sender: &FeedSender, sent: &mut Arc<Snapshot>, view: View) {
+/// What was sent last.
+#[derive(Default)]
+struct Sent {
+    snapshot: Arc<Snapshot>,
+    problems: Arc<Vec<Problem>>,
+}
+
+/// Sends what differs from what was sent before, and logs problems that are new.
+fn publish(sender: &FeedSender, sent: &mut Sent, view: View) {
+    if sent.problems != view.problems {
+        log_new(&sent.problems, &view.problems);
+        sent.problems = Arc::clone(&view.problems);
+    }
     let status = Status {
         in_sync: view.in_sync,
         state: view.state,
@@ -93,8 +106,24 @@ fn publish(sender: &FeedSender, sent: &mut Arc<Snapshot>, view: View) {
         },
         endpoint: String::new(),
     };
-    sender.send(changes_between(sent, &view.snapshot), view.problems, status);
-    *sent = view.snapshot;
+    sender.send(
+        changes_between(&sent.snapshot, &view.snapshot),
+        view.problems,
+        status,
+    );
+    sent.snapshot = view.snapshot;
+}
+
+/// Logs problems that were not there before. One that has only moved to another line is not new.
+fn log_new(before: &[Problem], now: &[Problem]) {
+    let wherever = |problem: &Problem| Problem {
+        place: None,
+        ..problem.clone()
+    };
+    let before: BTreeSet<Problem> = before.iter().map(wherever).collect();
+    for problem in now.iter().filter(|problem| !before.contains(&wherever(problem))) {
+        warn!(consequence = problem.consequence.name(), "{problem}");
+    }
 }
 
 /// Waits until a burst of changes, such as an editor's, is over.
