@@ -17,6 +17,8 @@ mod host_traffic;
 mod lifecycle;
 mod migration;
 mod nat;
+mod observed;
+mod parameters;
 mod policy;
 mod recorded_clouds;
 mod restarts;
