@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::layers::{Layers, Setting, Source};
-use super::parameters::{self, Handling, Parameter};
+use super::parameters::{self, Handling, Kind, Parameter};
 use super::values::Config;
 use super::warning::{Trouble, Warning};
 
@@ -109,6 +109,10 @@ fn choose(layers: &Layers, warnings: &mut Vec<Warning>) -> BTreeMap<&'static str
         if parameter.local_only && source.is_datastore() {
             let text = "only taken from flags, environment and file; left out".to_owned();
             warnings.push(Warning::of(Trouble::LocalOnly, parameter.name, &setting, text));
+            continue;
+        }
+        // calicoctl writes `bpfLogLevel: ""` into a FelixConfiguration that says nothing about it.
+        if matches!(parameter.kind, Kind::Choice(..)) && setting.value.trim().is_empty() {
             continue;
         }
         chosen.insert(parameter.name, (source, setting));
@@ -461,6 +465,16 @@ mod tests {
             (warning.trouble, warning.name.as_str()),
             (Trouble::Refused, "MetadataPort")
         );
+    }
+
+    #[test]
+    fn an_empty_choice_is_as_if_nobody_had_made_it() {
+        let mut layers = on_host();
+        layers.datastore.global.push(setting("BPFLogLevel", "Debug"));
+        layers.datastore.host.push(setting("BPFLogLevel", ""));
+        let resolved = resolve(&layers).unwrap();
+        assert!(resolved.config.bpf_log);
+        assert_eq!(resolved.warnings, vec![]);
     }
 
     #[test]
