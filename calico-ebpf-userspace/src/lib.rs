@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod calc;
+pub mod changeover;
 pub mod cli;
 pub mod compile;
 pub mod config;

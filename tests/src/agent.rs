@@ -152,6 +152,16 @@ impl Launcher {
             .expect("the binary starts")
     }
 
+    /// As [`Self::run`], with programs looked for in these directories.
+    pub fn run_with_path(&self, path: &str, arguments: &[&str]) -> Output {
+        self.command()
+            .env("PATH", path)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary starts")
+    }
+
     /// Returns packets by drop reason, of the kernel's counters.
     pub fn counters(&self) -> BTreeMap<String, u64> {
         let counters = self.query(&["counters"]);

@@ -10,6 +10,7 @@ pub mod capture;
 pub mod cloud;
 pub mod etcd;
 pub mod fabric;
+pub mod felix;
 pub mod felix_rules;
 pub mod following;
 pub mod foreign;

@@ -3,6 +3,7 @@
 //! Exit status: 0 good; 1 the work failed, or its result is bad (`check`, `validate`, `status`); 2 wrong command line
 //! or configuration; 3 nothing there to look at (no agent has run); 4 not permitted.
 
+mod adopt;
 mod arguments;
 mod check;
 mod cleanup;
@@ -13,6 +14,7 @@ mod failure;
 mod flows;
 mod output;
 mod policy;
+mod release;
 mod routes;
 mod run;
 mod status;
@@ -73,6 +75,10 @@ enum Command {
     Validate(validate::Arguments),
     /// Shows parameters: their values and where they came from, or their defaults
     Config(config::Arguments),
+    /// Takes a live host over from Felix: removes its rules once ours enforce everything
+    Adopt(adopt::Arguments),
+    /// Gives a live host to Felix: detaches our programs once its rules judge every tap
+    Release(release::Arguments),
     /// Removes programs, maps, routes and settings of the agent; policy is off afterwards
     Cleanup(cleanup::Arguments),
 }
@@ -105,6 +111,8 @@ impl Command {
             Self::Counters(arguments) => counters::execute(arguments),
             Self::Validate(arguments) => validate::execute(arguments),
             Self::Config(arguments) => config::execute(arguments),
+            Self::Adopt(arguments) => adopt::execute(arguments),
+            Self::Release(arguments) => release::execute(arguments),
             Self::Cleanup(arguments) => cleanup::execute(arguments),
         }
     }
@@ -131,6 +139,8 @@ mod tests {
             "flows",
             "routes",
             "counters",
+            "adopt",
+            "release",
         ] {
             CommandLine::try_parse_from(["calico-ebpf", name, "-o", "json"]).unwrap();
         }

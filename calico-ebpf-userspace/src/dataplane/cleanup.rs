@@ -51,17 +51,48 @@ pub async fn cleanup(config: &Config) -> anyhow::Result<Removed> {
         remove_from_kernel(config, &mut state, &mut removed).await?;
     }
     if removed.left.is_empty() {
-        let mut files = vec![config.run_dir.join(STATE_FILE), config.run_dir.join(REPORT_FILE)];
-        files.extend(HostLock::files(&config.run_dir));
-        for file in files {
-            remove_if_there(&file, &mut removed.left);
-        }
+        remove_files(config, &mut removed);
         if had_state || !had_run_dir {
             remove_empty(&config.run_dir);
         }
     }
     drop(lock);
     Ok(removed)
+}
+
+/// As [`cleanup`], for a host that Felix takes over: routes, neighbours and the settings of taps stay.
+///
+/// # Errors
+/// When the kernel does not answer; single things that resist are told in the result.
+pub async fn detach(config: &Config, _lock: &HostLock) -> anyhow::Result<Removed> {
+    let mut removed = Removed::default();
+    let mut state = StateFile::read(&config.run_dir).context("cannot read the state of the last run")?;
+    let netlink = netlink::open()?;
+    let names = WorkloadNames::new(&config.interface_prefixes, &config.interface_exclude);
+    let interfaces = interfaces::read_back(&netlink).await?;
+    removed.settings = !state.state.sysctls.host.is_empty();
+    removed
+        .left
+        .extend(Sysctls::default().restore_defaults(&interfaces, &names, &state));
+    remove_filters(&netlink, &interfaces, &mut state, &mut removed).await?;
+    remove_pins(&config.bpf_pin_dir, &mut removed);
+    remove_mount(&mut state, &mut removed);
+    for directory in state.state.made_directories.iter().rev() {
+        remove_empty(directory);
+    }
+    if removed.left.is_empty() {
+        remove_files(config, &mut removed);
+        remove_empty(&config.run_dir);
+    }
+    Ok(removed)
+}
+
+fn remove_files(config: &Config, removed: &mut Removed) {
+    let mut files = vec![config.run_dir.join(STATE_FILE), config.run_dir.join(REPORT_FILE)];
+    files.extend(HostLock::files(&config.run_dir));
+    for file in files {
+        remove_if_there(&file, &mut removed.left);
+    }
 }
 
 async fn remove_from_kernel(

@@ -57,6 +57,19 @@ pub(super) async fn ensure(
     Ok(Finding::Updated)
 }
 
+/// Returns whether our filter is the first on one hook of an interface.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub(super) async fn is_first(
+    netlink: &rtnetlink::Handle,
+    interface: &Interface,
+    direction: Direction,
+) -> anyhow::Result<bool> {
+    let filters = filters_of(netlink, interface.ifindex, direction.hook()).await?;
+    Ok(filters.first().is_some_and(Filter::is_ours))
+}
+
 /// Removes our filters from an interface. Returns whether there were any.
 ///
 /// # Errors

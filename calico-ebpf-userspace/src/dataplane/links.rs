@@ -203,7 +203,7 @@ impl Links {
     }
 
     fn pin_of(&self, ifindex: u32, direction: Direction) -> PathBuf {
-        self.directory.join(format!("{ifindex}-{}", direction.program()))
+        self.directory.join(pin_name(ifindex, direction))
     }
 }
 
@@ -217,6 +217,39 @@ pub fn pinned_link(path: &Path) -> io::Result<Option<TcxLink>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Returns whether both programs are at the head of `tap`, as the kernel has it.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub async fn are_in_place(
+    netlink: &rtnetlink::Handle,
+    mode: AttachMode,
+    pins: &Pins,
+    tap: &Interface,
+) -> anyhow::Result<bool> {
+    for direction in Direction::ALL {
+        let is_first = match mode {
+            AttachMode::Clsact => filters::is_first(netlink, tap, direction).await?,
+            AttachMode::Tcx => {
+                let pin = pins.links().join(pin_name(tap.ifindex, direction));
+                let link = pinned_link(&pin)?.filter(|link| link.ifindex == tap.ifindex);
+                match link {
+                    Some(link) => chain_of(tap, direction)?.first() == Some(&link.program_id),
+                    None => false,
+                }
+            }
+        };
+        if !is_first {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn pin_name(ifindex: u32, direction: Direction) -> String {
+    format!("{ifindex}-{}", direction.program())
 }
 
 /// Returns the kernel's numbers of the programs on a hook, in the order in which they run.

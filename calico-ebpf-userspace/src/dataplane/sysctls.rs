@@ -277,8 +277,12 @@ impl Sysctls {
                 }));
             }
         }
+        self.write_each(&settings)
+    }
+
+    fn write_each(&self, settings: &[Setting]) -> Vec<String> {
         let mut failed = Vec::new();
-        for Setting { path, value, .. } in &settings {
+        for Setting { path, value, .. } in settings {
             match self.write(path, value) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -286,6 +290,32 @@ impl Sysctls {
             }
         }
         failed
+    }
+
+    /// Writes back what new interfaces get, for a host on which Felix goes on with forwarding: the switches and the
+    /// settings of taps stay, and IPv6 comes back to taps that were closed. Returns what could not be written.
+    pub fn restore_defaults(
+        &self,
+        interfaces: &Interfaces,
+        names: &WorkloadNames,
+        state: &StateFile,
+    ) -> Vec<String> {
+        let former = &state.state.sysctls.host;
+        let defaults = [DEFAULT_FORWARDING4, DEFAULT_FORWARDING6, DEFAULT_DISABLE6];
+        let mut settings: Vec<Setting> = defaults
+            .iter()
+            .filter_map(|path| Some(Setting::required(path, former.get(*path)?)))
+            .collect();
+        if let Some(value) = former.get(DEFAULT_DISABLE6) {
+            let taps = interfaces
+                .values()
+                .filter(|interface| names.matches(&interface.name));
+            settings.extend(taps.map(|tap| {
+                let own = DEFAULT_DISABLE6.replace("/default/", &format!("/{}/", tap.name));
+                Setting::required(&own, value)
+            }));
+        }
+        self.write_each(&settings)
     }
 
     /// Notes the host's settings, and those of every interface that the global switches reach, on the first run.

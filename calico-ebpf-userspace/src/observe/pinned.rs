@@ -127,6 +127,17 @@ impl PinnedMaps {
         info.ok().map(|info| info.max_entries())
     }
 
+    /// Opens both conntrack tables for flows that are handed over.
+    ///
+    /// # Errors
+    /// Fails when a map cannot be opened.
+    pub fn flow_tables(&self) -> Result<FlowTables, ObserveError> {
+        Ok(FlowTables {
+            flows4: self.open(FLOWS4)?,
+            flows6: self.open(FLOWS6)?,
+        })
+    }
+
     /// Counts the entries of both conntrack tables: IPv4, IPv6.
     ///
     /// # Errors
@@ -180,6 +191,53 @@ impl PinnedMaps {
             ObserveError::Map { path, source }
         } else {
             ObserveError::NotPermitted { path }
+        }
+    }
+}
+
+/// Both conntrack tables, to write to.
+#[derive(Debug)]
+pub struct FlowTables {
+    flows4: HashMap<MapData, FlowKey4, Flow>,
+    flows6: HashMap<MapData, FlowKey6, Flow>,
+}
+
+impl FlowTables {
+    /// Adds a flow unless there is one. Returns whether there was none.
+    ///
+    /// # Errors
+    /// What the kernel says: no room.
+    pub fn add(&mut self, key: &FlowKey, flow: Flow) -> Result<bool, MapError> {
+        /// `BPF_NOEXIST` of the kernel.
+        const NO_EXIST: u64 = 1;
+        let added = match key {
+            FlowKey::V4(key) => self.flows4.insert(key, flow, NO_EXIST),
+            FlowKey::V6(key) => self.flows6.insert(key, flow, NO_EXIST),
+        };
+        match added {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a flow, if there is one.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn remove(&mut self, key: &FlowKey) -> Result<(), MapError> {
+        let removed = match key {
+            FlowKey::V4(key) => self.flows4.remove(key),
+            FlowKey::V6(key) => self.flows6.remove(key),
+        };
+        match removed {
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                Ok(())
+            }
+            Err(MapError::KeyNotFound) => Ok(()),
+            other => other,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod amendments;
 mod bird;
+mod changeover;
 mod cleanup;
 mod datastores;
 mod etcd_access;

@@ -83,6 +83,11 @@ const MODULES: &[Module] = &[
         purity: Purity::Effects,
     },
     Module {
+        name: "changeover",
+        may_name: &["config", "dataplane", "observe", "report"],
+        purity: Purity::Effects,
+    },
+    Module {
         name: "metrics",
         may_name: &[
             "calc",
@@ -117,6 +122,7 @@ const MODULES: &[Module] = &[
         may_name: &[
             "agent",
             "calc",
+            "changeover",
             "compile",
             "config",
             "dataplane",

@@ -164,3 +164,33 @@ fn restore_leaves_what_would_be_there_without_the_agent() {
     assert_eq!(host.get("net/ipv6/conf/tap2/disable_ipv6"), "0");
     assert_eq!(host.get("net/ipv4/conf/tap2/forwarding"), "0");
 }
+
+#[test]
+fn a_host_that_felix_takes_over_keeps_forwarding_and_gets_its_defaults_back() {
+    let mut host = Host::new();
+    let open = host.add_interface(1, "tap1");
+    host.apply_host();
+    host.add_interface(2, "tap2");
+    let sysctls = Sysctls::below(host.root.path());
+    sysctls
+        .apply_tap(&Config::default(), &open, Gate::Open, &mut host.state)
+        .unwrap();
+    assert_eq!(host.get("net/ipv6/conf/tap2/disable_ipv6"), "1");
+    let failed = sysctls.restore_defaults(&host.interfaces, &host.names, &host.state);
+    assert!(failed.is_empty(), "{failed:?}");
+    for path in [
+        IP_FORWARD,
+        FORWARDING6,
+        "net/ipv4/conf/tap1/forwarding",
+        "net/ipv4/conf/tap1/proxy_arp",
+    ] {
+        assert_eq!(host.get(path), "1", "{path}");
+    }
+    for path in [
+        DEFAULT_DISABLE6,
+        "net/ipv6/conf/tap1/disable_ipv6",
+        "net/ipv6/conf/tap2/disable_ipv6",
+    ] {
+        assert_eq!(host.get(path), "0", "{path}");
+    }
+}
