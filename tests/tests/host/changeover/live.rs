@@ -69,10 +69,12 @@ fn there_and_back(iptables: Iptables, metric: Option<u32>) -> String {
         }
         traffic.go_on("under us");
         expect_policy(&scene);
+        // The kernel's connection tracking has never seen those between guests.
+        quiet.extend(quiet_connections(&scene));
 
         assert!(agent.terminate().success());
         let handed = scene.launcher().query(&["release", "--flows-only"]);
-        assert!(handed["connections"]["flows"].as_u64() >= Some(10), "{handed}");
+        assert!(handed["connections"]["flows"].as_u64() >= Some(14), "{handed}");
         assert_eq!(handed["connections"]["failed"], 0, "{handed}");
         felix.write(host);
         let _process = Felix::process(host);
