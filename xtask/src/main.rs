@@ -8,10 +8,12 @@ mod demo;
 mod fuzz;
 mod kernel_toolchain;
 mod lint;
+mod package;
 mod progress;
 mod release;
 mod setup;
 mod test;
+mod test_report;
 mod test_vm;
 mod workspace;
 
@@ -40,6 +42,7 @@ enum Task {
     Bench(bench::Arguments),
     Fuzz(fuzz::Arguments),
     Lint(lint::Arguments),
+    Package(package::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -63,5 +66,6 @@ fn run(task: &Task) -> Result<()> {
         Task::Bench(arguments) => bench::run(arguments),
         Task::Fuzz(arguments) => fuzz::run(arguments),
         Task::Lint(arguments) => lint::run(arguments),
+        Task::Package(arguments) => package::run(arguments),
     }
 }

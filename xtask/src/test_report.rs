@@ -1,0 +1,166 @@
+//! What a test run leaves for the test report in the documentation: `target/test-report/<name>.json`.
+//!
+//!     {"name": "fuel-kernel", "started": "2026-11-26T10:00:00Z", "seconds": 312,
+//!      "passed": ["good kernel"], "failed": [{"case": "bad kernel", "why": "..."}],
+//!      "skipped": [{"case": "real Fuel master", "why": "..."}], "versions": {"qemu": "7.2.22"}}
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::{command, workspace};
+
+/// One run of one kind of tests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TestReport {
+    /// The kind; also the file's name: letters, digits and dashes.
+    pub(crate) name: String,
+    /// RFC 3339, UTC, whole seconds.
+    pub(crate) started: String,
+    pub(crate) seconds: u64,
+    /// Names of cases, as the test plan's column "Evidence" gives them.
+    pub(crate) passed: Vec<String>,
+    pub(crate) failed: Vec<Reason>,
+    /// What was not run.
+    pub(crate) skipped: Vec<Reason>,
+    /// What was tested and what tested it.
+    pub(crate) versions: BTreeMap<String, String>,
+    #[serde(skip)]
+    clock: Option<Instant>,
+}
+
+/// A case that did not pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reason {
+    pub(crate) case: String,
+    /// One line.
+    pub(crate) why: String,
+}
+
+impl TestReport {
+    /// Begins a report now, with this project's version and commit.
+    pub(crate) fn start(name: &str) -> Self {
+        let now = OffsetDateTime::now_utc().replace_nanosecond(0);
+        let mut report = Self {
+            name: name.to_owned(),
+            started: now
+                .ok()
+                .and_then(|now| now.format(&Rfc3339).ok())
+                .unwrap_or_default(),
+            clock: Some(Instant::now()),
+            ..Self::default()
+        };
+        report.version("calico-ebpf", env!("CARGO_PKG_VERSION"));
+        if let Some(commit) = commit() {
+            report.version("commit", &commit);
+        }
+        if let Ok(kernel) = fs::read_to_string("/proc/sys/kernel/osrelease") {
+            report.version("kernel of the machine", kernel.trim());
+        }
+        report
+    }
+
+    /// Notes the version of something that takes part.
+    pub(crate) fn version(&mut self, of: &str, version: &str) {
+        self.versions.insert(of.to_owned(), version.to_owned());
+    }
+
+    /// Notes a case that passed.
+    pub(crate) fn passed(&mut self, case: &str) {
+        self.passed.push(case.to_owned());
+    }
+
+    /// Notes a case that failed, and why.
+    pub(crate) fn failed(&mut self, case: &str, why: &str) {
+        self.failed.push(Reason::new(case, why));
+    }
+
+    /// Notes a case that was not run, and why.
+    pub(crate) fn skipped(&mut self, case: &str, why: &str) {
+        self.skipped.push(Reason::new(case, why));
+    }
+
+    /// Notes the case by its result, and gives the result back.
+    ///
+    /// # Errors
+    /// That of `result`.
+    pub(crate) fn note<T>(&mut self, case: &str, result: Result<T>) -> Result<T> {
+        match &result {
+            Ok(_) => self.passed(case),
+            Err(error) => self.failed(case, &format!("{error:#}")),
+        }
+        result
+    }
+
+    /// Ends the report and writes its file, in place of the last run's; also a run that failed is to be written.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn write(mut self) -> Result<()> {
+        if let Some(clock) = self.clock {
+            self.seconds = clock.elapsed().as_secs();
+        }
+        self.write_into(&directory()?)
+    }
+
+    fn write_into(&self, directory: &Path) -> Result<()> {
+        let path = directory.join(format!("{}.json", self.name));
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+        fs::write(&path, text).with_context(|| path.display().to_string())
+    }
+}
+
+impl Reason {
+    fn new(case: &str, why: &str) -> Self {
+        Self {
+            case: case.to_owned(),
+            why: why.split_whitespace().collect::<Vec<_>>().join(" "),
+        }
+    }
+}
+
+/// Returns the folder of the last runs' files.
+pub(crate) fn directory() -> Result<PathBuf> {
+    Ok(workspace::target_dir()?.join("test-report"))
+}
+
+/// Returns the commit of the source, with a mark when files differ from it.
+fn commit() -> Option<String> {
+    let mut git = command::command("git");
+    let text = command::probe(git.args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]))?;
+    Some(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_as_it_was() {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let mut report = TestReport::start("fuel-kernel");
+        report.version("qemu", "7.2.22");
+        report.passed("good kernel");
+        report.skipped("real Fuel master", "none can be had here");
+        let result: Result<()> = report.note("bad kernel", Err(anyhow::anyhow!("no\nway back")));
+        assert!(result.is_err());
+        report.write_into(directory.path()).expect("a writable folder");
+        let text = fs::read_to_string(directory.path().join("fuel-kernel.json")).expect("a file");
+        let read: TestReport = serde_json::from_str(&text).expect("a report");
+        assert_eq!(read.failed, [Reason::new("bad kernel", "no way back")]);
+        assert!(
+            read.started.ends_with('Z') && read.started.len() == 20,
+            "{}",
+            read.started
+        );
+        report.clock = None;
+        assert_eq!(read, report);
+    }
+}
