@@ -7,11 +7,13 @@ mod adopt;
 mod arguments;
 mod check;
 mod cleanup;
+mod completion;
 mod config;
 mod counters;
 mod endpoints;
 mod failure;
 mod flows;
+mod manual;
 mod output;
 mod policy;
 mod release;
@@ -81,6 +83,11 @@ enum Command {
     Release(release::Arguments),
     /// Removes programs, maps, routes and settings of the agent; policy is off afterwards
     Cleanup(cleanup::Arguments),
+    /// Prints what a shell needs to complete this command line
+    Completion(completion::Arguments),
+    /// Writes the manual's pages
+    #[command(hide = true)]
+    Manual(manual::Arguments),
 }
 
 /// Runs the command line of this process.
@@ -114,6 +121,8 @@ impl Command {
             Self::Adopt(arguments) => adopt::execute(arguments),
             Self::Release(arguments) => release::execute(arguments),
             Self::Cleanup(arguments) => cleanup::execute(arguments),
+            Self::Completion(arguments) => Ok(completion::execute(arguments)),
+            Self::Manual(arguments) => manual::execute(arguments),
         }
     }
 }
