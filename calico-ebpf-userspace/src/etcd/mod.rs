@@ -25,6 +25,7 @@ use crate::config::Config;
 
 pub use self::failure::{Cause, Failure, Unavailable};
 pub use self::pause::Pause;
+pub(crate) use self::resolver::addresses;
 
 /// Longest time for a connection with TLS.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);

@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(4);
 const QUESTION_LIMIT: Duration = Duration::from_millis(1500);
 
 /// Returns the addresses of a host, IPv4 first; an address is its own. Both files are read each time.
-pub(super) async fn addresses(host: &str) -> Result<Vec<IpAddr>, Cause> {
+pub(crate) async fn addresses(host: &str) -> Result<Vec<IpAddr>, Cause> {
     if host.is_empty() {
         return Err(Cause::NoAddress);
     }

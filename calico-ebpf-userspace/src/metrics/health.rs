@@ -1,5 +1,7 @@
 //! Health: whether the agent lives and whether policy is in force.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ServeError;
 use crate::config::Config;
+use crate::etcd::addresses;
 use crate::report::AgentReport;
 
 /// One part of the agent.
@@ -44,15 +47,26 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let (host, port) = (config.health_host.as_str(), config.health_port);
-    let listener = TcpListener::bind((host, port))
-        .await
-        .map_err(|source| ServeError::Listen {
-            host: host.to_owned(),
-            port,
-            parameters: "HealthHost, HealthPort",
-            source,
-        })?;
+    let listener = listen(host, port).await.map_err(|source| ServeError::Listen {
+        host: host.to_owned(),
+        port,
+        parameters: "HealthHost, HealthPort",
+        source,
+    })?;
     serve_on(listener, report, stop).await
+}
+
+/// Listens on the first address of a host that can be had. Not by the C library's look-up of names, which a static
+/// binary has not.
+async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let addresses = addresses(host)
+        .await
+        .map_err(|cause| io::Error::other(cause.to_string()))?;
+    let addresses: Vec<SocketAddr> = addresses
+        .into_iter()
+        .map(|address| SocketAddr::new(address, port))
+        .collect();
+    TcpListener::bind(&*addresses).await
 }
 
 async fn serve_on(

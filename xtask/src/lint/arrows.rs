@@ -94,6 +94,7 @@ const MODULES: &[Module] = &[
             "compile",
             "config",
             "dataplane",
+            "etcd",
             "model",
             "observe",
             "report",
