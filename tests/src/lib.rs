@@ -21,6 +21,7 @@ pub mod guest;
 pub mod host;
 pub mod manifests;
 pub mod netns;
+pub mod node;
 pub mod packets;
 pub mod port;
 pub mod probe;

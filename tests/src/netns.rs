@@ -179,9 +179,18 @@ impl Netns {
 
     /// Returns a counter of `/proc/net/snmp`, such as (`Tcp`, `RetransSegs`).
     pub fn snmp(&self, protocol: &str, counter: &str) -> u64 {
+        self.counter("snmp", protocol, counter)
+    }
+
+    /// Returns a counter of `/proc/net/netstat`, such as (`TcpExt`, `TCPDSACKRecvSegs`).
+    pub fn netstat(&self, protocol: &str, counter: &str) -> u64 {
+        self.counter("netstat", protocol, counter)
+    }
+
+    fn counter(&self, file: &str, protocol: &str, counter: &str) -> u64 {
         let text = self
-            .run(|| fs::read_to_string("/proc/thread-self/net/snmp"))
-            .expect("snmp");
+            .run(|| fs::read_to_string(format!("/proc/thread-self/net/{file}")))
+            .unwrap_or_else(|error| panic!("{file}: {error}"));
         let prefix = format!("{protocol}: ");
         let mut lines = text.lines().filter_map(|line| line.strip_prefix(&prefix));
         let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));

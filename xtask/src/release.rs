@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{command, workspace};
 
 /// Target of everything that runs on a compute node.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// glibc linked in: the node's own may be ten years older.
 const STATIC: &str = r#"target.x86_64-unknown-linux-gnu.rustflags = ["-Ctarget-feature=+crt-static"]"#;

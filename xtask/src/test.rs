@@ -8,7 +8,8 @@ use clap::ValueEnum;
 use crate::build_ebpf::{self, Flavour};
 use crate::progress::headline;
 use crate::setup::{self, Need};
-use crate::{command, test_vm, workspace};
+use crate::test_report::TestReport;
+use crate::{command, package, test_vm, workspace};
 
 /// Runs the tests
 #[derive(clap::Args)]
@@ -43,6 +44,15 @@ pub(crate) enum Ring {
 }
 
 impl Ring {
+    /// Returns the name of the ring's report.
+    fn report(self) -> &'static str {
+        match self {
+            Self::Pure => "tests-pure",
+            Self::Program => "tests-program",
+            Self::Host => "tests-host",
+        }
+    }
+
     /// Returns the test runner's expression for the ring.
     fn expression(self) -> &'static str {
         match self {
@@ -82,7 +92,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         workspace::target_dir()?.join("debug/calico-ebpf"),
     );
     nextest.env("CALICO_EBPF_BENCH_OBJECT", bench_object);
-    command::run(&mut nextest)
+    if matches!(arguments.ring, None | Some(Ring::Host)) {
+        let agent = workspace::target_dir()?.join("debug/calico-ebpf");
+        let packages = package::for_tests(&agent)?;
+        nextest.env("CALICO_EBPF_DEB", packages.deb);
+        nextest.env("CALICO_EBPF_RPM", packages.rpm);
+    }
+    let mut report = TestReport::start(arguments.ring.map_or("tests", Ring::report));
+    let ended = command::run(&mut nextest);
+    if arguments.filters.is_empty() {
+        report.take_junit(&workspace::target_dir()?.join("nextest/default/junit.xml"))?;
+        report.write()?;
+    }
+    ended
 }
 
 /// Returns cargo's setting that puts `CALICO_EBPF_OBJECT` into the environment of the tests alone: the agent's build

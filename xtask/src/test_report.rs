@@ -98,6 +98,25 @@ impl TestReport {
         result
     }
 
+    /// Takes over the cases of the test runner's last run, as `binary test`.
+    ///
+    /// # Errors
+    /// There is no such file, or it is not the runner's.
+    pub(crate) fn take_junit(&mut self, path: &Path) -> Result<()> {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let run: Run = quick_xml::de::from_str(&text).with_context(|| path.display().to_string())?;
+        for suite in run.suites {
+            for case in suite.cases {
+                let name = format!("{} {}", suite.name, case.name);
+                match case.failure.or(case.error) {
+                    None => self.passed(&name),
+                    Some(failure) => self.failed(&name, failure.message.as_deref().unwrap_or("no message")),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the report and writes its file, in place of the last run's; also a run that failed is to be written.
     ///
     /// # Errors
@@ -115,6 +134,35 @@ impl TestReport {
         fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
         fs::write(&path, text).with_context(|| path.display().to_string())
     }
+}
+
+/// What the runner's XML says.
+#[derive(Deserialize)]
+struct Run {
+    #[serde(rename = "testsuite", default)]
+    suites: Vec<Suite>,
+}
+
+#[derive(Deserialize)]
+struct Suite {
+    #[serde(rename = "@name")]
+    name: String,
+    #[serde(rename = "testcase", default)]
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    #[serde(rename = "@name")]
+    name: String,
+    failure: Option<Failure>,
+    error: Option<Failure>,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    #[serde(rename = "@message")]
+    message: Option<String>,
 }
 
 impl Reason {
@@ -141,6 +189,31 @@ fn commit() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_runners_cases_are_taken_over_with_their_results() {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let path = directory.path().join("junit.xml");
+        let text = r#"<?xml version="1.0" encoding="UTF-8"?>
+<testsuites name="nextest-run" tests="2" failures="1" errors="0" time="1.5">
+    <testsuite name="a::host" tests="2" disabled="0" errors="0" failures="1">
+        <testcase name="x::y" classname="a::host" timestamp="2026-11-26T10:00:00+00:00" time="1.0">
+        </testcase>
+        <testcase name="x::z" classname="a::host" time="0.5">
+            <failure message="thread &quot;x&quot; panicked" type="test failure with exit code 101">why</failure>
+            <system-err>words</system-err>
+        </testcase>
+    </testsuite>
+</testsuites>"#;
+        fs::write(&path, text).expect("a writable folder");
+        let mut report = TestReport::start("tests");
+        report.take_junit(&path).expect("the runner's form");
+        assert_eq!(report.passed, ["a::host x::y"]);
+        assert_eq!(
+            report.failed,
+            [Reason::new("a::host x::z", "thread \"x\" panicked")]
+        );
+    }
 
     #[test]
     fn what_is_written_is_read_as_it_was() {

@@ -20,6 +20,7 @@ mod lifecycle;
 mod migration;
 mod nat;
 mod observed;
+mod packages;
 mod parameters;
 mod policy;
 mod recorded_clouds;

@@ -38,6 +38,12 @@ pub(crate) enum Need {
     Lint,
     /// The compiler of libFuzzer.
     Fuzz,
+    /// What makes packages.
+    Packaging,
+    /// What looks at packages.
+    PackageCheck,
+    /// What the documentation's tools run in.
+    Docs,
 }
 
 /// Something that is not there, and how to get it.
@@ -58,6 +64,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Need::Machine,
         Need::Lint,
         Need::Fuzz,
+        Need::Packaging,
+        Need::PackageCheck,
+        Need::Docs,
     ];
     if arguments.print {
         let missing = find_missing(&everything);
@@ -123,6 +132,9 @@ fn find_missing(needs: &[Need]) -> Vec<Missing> {
             Need::Nextest => missing.extend(tool::NEXTEST.if_absent()),
             Need::Machine => missing.extend(absent(requirement::MACHINE)),
             Need::Fuzz => missing.extend(absent(requirement::FUZZ)),
+            Need::Packaging => missing.extend(absent(requirement::PACKAGING)),
+            Need::PackageCheck => missing.extend(absent(requirement::PACKAGE_CHECK)),
+            Need::Docs => missing.extend(absent(requirement::DOCS)),
             Need::Lint => {
                 missing.extend(absent(requirement::LINT));
                 if Toolchain::find(Choice::Auto) != Some(Toolchain::Rustup) {

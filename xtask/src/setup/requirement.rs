@@ -69,6 +69,9 @@ pub(super) const TEST_PROGRAMS: &[Requirement] = &[
     Requirement::program("dnsmasq-base", "dnsmasq"),
     Requirement::program("bird2", "bird"),
     Requirement::program("bpftool", "bpftool"),
+    Requirement::program("systemd-container", "systemd-nspawn"),
+    Requirement::file("systemd-sysv", "/sbin/init"),
+    Requirement::program("rpm", "rpm"),
 ];
 
 /// What runs another kernel.
@@ -79,6 +82,22 @@ pub(super) const MACHINE: &[Requirement] = &[
 
 /// What builds libFuzzer.
 pub(super) const FUZZ: &[Requirement] = &[Requirement::program("g++", "c++")];
+
+/// What makes packages.
+pub(super) const PACKAGING: &[Requirement] = &[
+    Requirement::program("dpkg", "dpkg-deb"),
+    Requirement::program("rpm", "rpmbuild"),
+    Requirement::program("binutils", "strip"),
+];
+
+/// What looks at packages.
+pub(super) const PACKAGE_CHECK: &[Requirement] = &[
+    Requirement::program("lintian", "lintian"),
+    Requirement::program("systemd", "systemd-analyze"),
+];
+
+/// What the documentation's tools run in: Debian takes `ensurepip` out of Python.
+pub(super) const DOCS: &[Requirement] = &[Requirement::file("python3-venv", "/usr/share/doc/python3-venv")];
 
 /// What `lint` runs.
 pub(super) const LINT: &[Requirement] = &[Requirement::program("shellcheck", "shellcheck")];
