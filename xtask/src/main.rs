@@ -5,6 +5,7 @@ mod build;
 mod build_ebpf;
 mod command;
 mod demo;
+mod docs;
 mod fuzz;
 mod kernel_toolchain;
 mod lint;
@@ -43,6 +44,7 @@ enum Task {
     Fuzz(fuzz::Arguments),
     Lint(lint::Arguments),
     Package(package::Arguments),
+    Docs(docs::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -67,5 +69,6 @@ fn run(task: &Task) -> Result<()> {
         Task::Fuzz(arguments) => fuzz::run(arguments),
         Task::Lint(arguments) => lint::run(arguments),
         Task::Package(arguments) => package::run(arguments),
+        Task::Docs(arguments) => docs::run(arguments),
     }
 }
