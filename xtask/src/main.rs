@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod build_ebpf;
 mod command;
+mod debian_archive;
 mod demo;
 mod docs;
 mod fuzz;

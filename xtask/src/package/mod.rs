@@ -4,6 +4,7 @@ mod agent;
 mod check;
 pub(crate) mod deb;
 pub(crate) mod epoch;
+pub(crate) mod kernel;
 mod rpm;
 mod third_party;
 pub(crate) mod tree;
@@ -20,7 +21,7 @@ use crate::{command, workspace};
 use agent::Agent;
 use tree::Compression;
 
-/// Packs the agent for compute nodes
+/// Packs the agent, or a kernel for it, for compute nodes
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -35,15 +36,17 @@ enum What {
     Rpm,
     /// Packs both twice and looks for what a node would stumble over
     Check,
+    Kernel(kernel::Arguments),
 }
 
 /// Runs the subcommand.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(&[Need::Packaging])?;
-    match arguments.what {
+    match &arguments.what {
         What::Deb => tell(&deb::pack(&Agent::build()?, &directory()?, Compression::Small)?),
         What::Rpm => tell(&rpm::pack(&Agent::build()?, &directory()?, Compression::Small)?),
         What::Check => check::run(&Agent::build()?),
+        What::Kernel(arguments) => kernel::run(arguments),
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::progress::{headline, quietly};
-use crate::{command, workspace};
+use crate::{debian_archive, workspace};
 
 /// What the program ring may need beyond what is compiled in. Absent ones are built in, or the kernel lacks them.
 const MODULES: &[&str] = &[
@@ -48,7 +48,7 @@ pub(super) fn fetch(version: &str) -> Result<Kernel> {
         None => download(version, &cache)?,
     };
     let root = cache.join(&name);
-    let image = entry_with_prefix(&root.join("boot"), "vmlinuz-")?;
+    let image = debian_archive::entry_with_prefix(&root.join("boot"), "vmlinuz-")?;
     Ok(Kernel { name, image, root })
 }
 
@@ -107,33 +107,18 @@ fn decompress(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn download(version: &str, cache: &Path) -> Result<String> {
-    let known = || {
-        let names =
-            command::probe(Command::new("apt-cache").args(["pkgnames", "linux-image-"])).unwrap_or_default();
-        newest(names.lines().map(str::to_owned), version)
-    };
+    let known = || newest(debian_archive::names("linux-image-").into_iter(), version);
     let name = if let Some(name) = known() {
         name
     } else {
-        quietly("apt-get update", Command::new("apt-get").args(["update", "-q"]))?;
+        debian_archive::update()?;
         known().with_context(|| {
             format!("apt knows no linux-image-{version}*-amd64; see /etc/apt/sources.list")
         })?
     };
     headline(&format!("{name} from Debian's archive"));
     let folder = cache.join(format!(".{name}.download"));
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    }
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let mut fetch = Command::new("apt-get");
-    fetch.current_dir(&folder).args(["download", "-q", &name]);
-    if quietly(&format!("download of {name}"), &mut fetch).is_err() {
-        // The list of packages may be older than the archive.
-        quietly("apt-get update", Command::new("apt-get").args(["update", "-q"]))?;
-        quietly(&format!("download of {name}"), &mut fetch)?;
-    }
-    let package = entry_with_prefix(&folder, &name)?;
+    let package = debian_archive::download(&name, &folder)?;
     let unpacked = folder.join("unpacked");
     quietly(
         &format!("unpack {name}"),
@@ -169,17 +154,6 @@ fn numbers(name: &str) -> Vec<u64> {
     name.split(|character: char| !character.is_ascii_digit())
         .filter_map(|number| number.parse().ok())
         .collect()
-}
-
-fn entry_with_prefix(folder: &Path, prefix: &str) -> Result<PathBuf> {
-    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-    let mut names = entries.flatten().map(|entry| entry.path());
-    names
-        .find(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
-        })
-        .with_context(|| format!("no {prefix}* in {}", folder.display()))
 }
 
 #[cfg(test)]
