@@ -15,6 +15,7 @@ mod progress;
 mod release;
 mod setup;
 mod test;
+mod test_fuel_kernel;
 mod test_report;
 mod test_vm;
 mod workspace;

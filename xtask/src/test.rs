@@ -9,7 +9,7 @@ use crate::build_ebpf::{self, Flavour};
 use crate::progress::headline;
 use crate::setup::{self, Need};
 use crate::test_report::TestReport;
-use crate::{command, package, test_vm, workspace};
+use crate::{command, package, test_fuel_kernel, test_vm, workspace};
 
 /// Runs the tests
 #[derive(clap::Args)]
@@ -30,6 +30,7 @@ pub(crate) struct Arguments {
 #[derive(clap::Subcommand)]
 enum OtherKernels {
     Vm(test_vm::Arguments),
+    FuelKernel(test_fuel_kernel::Arguments),
 }
 
 /// Which tests, by what they touch.
@@ -65,8 +66,10 @@ impl Ring {
 
 /// Runs the subcommand.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    if let Some(OtherKernels::Vm(arguments)) = &arguments.other_kernels {
-        return test_vm::run(arguments);
+    match &arguments.other_kernels {
+        Some(OtherKernels::Vm(arguments)) => return test_vm::run(arguments),
+        Some(OtherKernels::FuelKernel(arguments)) => return test_fuel_kernel::run(arguments),
+        None => {}
     }
     if arguments.ring != Some(Ring::Pure) {
         setup::require_root(

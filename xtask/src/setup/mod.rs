@@ -34,6 +34,8 @@ pub(crate) enum Need {
     Nextest,
     /// The machine emulator and what fills a machine.
     Machine,
+    /// What makes the disk of a node.
+    FuelKernel,
     /// The licence and source checker and the shell checker.
     Lint,
     /// The compiler of libFuzzer.
@@ -62,6 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Need::TestPrograms,
         Need::Nextest,
         Need::Machine,
+        Need::FuelKernel,
         Need::Lint,
         Need::Fuzz,
         Need::Packaging,
@@ -131,6 +134,7 @@ fn find_missing(needs: &[Need]) -> Vec<Missing> {
             Need::TestPrograms => missing.extend(absent(requirement::TEST_PROGRAMS)),
             Need::Nextest => missing.extend(tool::NEXTEST.if_absent()),
             Need::Machine => missing.extend(absent(requirement::MACHINE)),
+            Need::FuelKernel => missing.extend(absent(requirement::FUEL_KERNEL)),
             Need::Fuzz => missing.extend(absent(requirement::FUZZ)),
             Need::Packaging => missing.extend(absent(requirement::PACKAGING)),
             Need::PackageCheck => missing.extend(absent(requirement::PACKAGE_CHECK)),

@@ -80,6 +80,12 @@ pub(super) const MACHINE: &[Requirement] = &[
     Requirement::program("xz-utils", "xz"),
 ];
 
+/// What makes the disk of a node.
+pub(super) const FUEL_KERNEL: &[Requirement] = &[
+    Requirement::program("mmdebstrap", "mmdebstrap"),
+    Requirement::program("e2fsprogs", "mke2fs"),
+];
+
 /// What builds libFuzzer.
 pub(super) const FUZZ: &[Requirement] = &[Requirement::program("g++", "c++")];
 
