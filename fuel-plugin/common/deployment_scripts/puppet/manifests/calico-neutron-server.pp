@@ -1,0 +1,30 @@
+# Neutron's server with the Calico driver.
+notice('MODULAR: fuel-plugin-calico/calico-neutron-server.pp')
+
+$settings = hiera_hash('fuel-plugin-calico', {})
+$node     = {
+  'fqdn'             => hiera('fqdn', $::fqdn),
+  'network_metadata' => hiera_hash('network_metadata', {}),
+  'nodes'            => hiera('nodes', []),
+}
+$plan     = calico_plan($settings, $node)
+
+if $plan['etcd_tls'] {
+  class { 'calico::etcd_credentials':
+    node_name => $plan['node_name'],
+    address   => $plan['node_management'],
+    own       => $plan['etcd_own'],
+    ca        => $plan['etcd_ca'],
+    cert      => $plan['etcd_cert'],
+    node_key  => $plan['etcd_key'],
+    before    => Class['calico::neutron_server'],
+  }
+}
+
+class { 'calico::neutron_server':
+  etcd_url      => $plan['etcd_urls'][0],
+  etcd_tls      => $plan['etcd_tls'],
+  etcd_files    => $plan['etcd_files'],
+  compute_count => $plan['compute_count'],
+  mtu           => $plan['workload_mtu'],
+}
