@@ -23,9 +23,15 @@ class calico::agent (
     logoutput   => on_failure,
   }
 
+  exec { 'whose bpffs it is':
+    command => "${handover} note-bpffs",
+    unless  => "${handover} is-installed ${package}",
+    require => Class['calico::dataplane_scripts'],
+  }
+
   package { $package:
     ensure  => $version,
-    require => Class['calico::felix_cfg'],
+    require => [Class['calico::felix_cfg'], Exec['whose bpffs it is']],
   }
 
   # Felix still judges every packet when this fails.

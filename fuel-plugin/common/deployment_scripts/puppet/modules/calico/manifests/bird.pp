@@ -25,18 +25,13 @@ class calico::bird (
     port => '179',
   }
 
+  # Owner and mode are the package's: on Debian its scripts give both to BIRD's user.
   file { '/etc/bird':
     ensure => directory,
-    owner  => 'root',
-    group  => 'root',
-    mode   => '0755',
   }
 
   file { '/etc/bird/bird.conf':
     ensure  => file,
-    owner   => 'root',
-    group   => 'root',
-    mode    => '0644',
     content => template('calico/bird.conf.erb'),
   }
 

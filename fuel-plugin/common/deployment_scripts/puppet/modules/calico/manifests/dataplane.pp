@@ -78,6 +78,10 @@ class calico::dataplane (
     metrics_port    => $metrics_port,
   }
 
+  # Whoever waits for this class waits for these.
+  contain calico::dataplane_scripts
+  contain calico::felix_cfg
+
   file { '/etc/calico/dataplane.setting':
     ensure  => file,
     owner   => 'root',
@@ -93,11 +97,13 @@ class calico::dataplane (
       version => $agent_version,
       felix   => $felix_package,
     }
+    contain calico::agent
   } else {
     class { 'calico::felix':
       node_name => $node_name,
       package => $felix_package,
       agent   => $agent_package,
     }
+    contain calico::felix
   }
 }

@@ -18,6 +18,10 @@ describe 'calico::dataplane' do
     it { is_expected.to contain_service('calico-ebpf').with('ensure' => 'running', 'enable' => true) }
     it { is_expected.not_to contain_package('calico-felix') }
 
+    it 'looks at bpffs before the agent can mount it' do
+      is_expected.to contain_exec('whose bpffs it is').that_comes_before('Package[calico-ebpf]')
+    end
+
     it 'takes Felix away last' do
       is_expected.to contain_exec('this kernel can run the agent').that_comes_before('Service[calico-ebpf]')
       is_expected.to contain_exec('the agent has policy in force').that_requires('Service[calico-ebpf]')
