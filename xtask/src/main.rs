@@ -16,6 +16,7 @@ mod release;
 mod setup;
 mod test;
 mod test_fuel_kernel;
+mod test_fuel_plugin;
 mod test_report;
 mod test_vm;
 mod workspace;

@@ -9,7 +9,7 @@ use crate::build_ebpf::{self, Flavour};
 use crate::progress::headline;
 use crate::setup::{self, Need};
 use crate::test_report::TestReport;
-use crate::{command, package, test_fuel_kernel, test_vm, workspace};
+use crate::{command, package, test_fuel_kernel, test_fuel_plugin, test_vm, workspace};
 
 /// Runs the tests
 #[derive(clap::Args)]
@@ -31,6 +31,7 @@ pub(crate) struct Arguments {
 enum OtherKernels {
     Vm(test_vm::Arguments),
     FuelKernel(test_fuel_kernel::Arguments),
+    FuelPlugin(test_fuel_plugin::Arguments),
 }
 
 /// Which tests, by what they touch.
@@ -69,6 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.other_kernels {
         Some(OtherKernels::Vm(arguments)) => return test_vm::run(arguments),
         Some(OtherKernels::FuelKernel(arguments)) => return test_fuel_kernel::run(arguments),
+        Some(OtherKernels::FuelPlugin(arguments)) => return test_fuel_plugin::run(arguments),
         None => {}
     }
     if arguments.ring != Some(Ring::Pure) {

@@ -14,7 +14,11 @@ use crate::progress::quietly;
 const SERVICE_POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// Packages that enable a service for the next boot, and its unit. The tests start their own.
-const SERVICES: [(&str, &str); 2] = [("etcd-server", "etcd.service"), ("bird2", "bird.service")];
+const SERVICES: [(&str, &str); 3] = [
+    ("etcd-server", "etcd.service"),
+    ("bird2", "bird.service"),
+    ("puppet", "puppet.service"),
+];
 
 /// Says why packages cannot be installed here, if so.
 pub(super) fn can_install(packages: &[&str]) -> Result<(), String> {

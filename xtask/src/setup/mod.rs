@@ -46,6 +46,10 @@ pub(crate) enum Need {
     PackageCheck,
     /// What the documentation's tools run in.
     Docs,
+    /// Puppet and its test runner.
+    Puppet,
+    /// What makes and boots nodes to deploy.
+    Nodes,
 }
 
 /// Something that is not there, and how to get it.
@@ -70,6 +74,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Need::Packaging,
         Need::PackageCheck,
         Need::Docs,
+        Need::Puppet,
+        Need::Nodes,
     ];
     if arguments.print {
         let missing = find_missing(&everything);
@@ -139,6 +145,8 @@ fn find_missing(needs: &[Need]) -> Vec<Missing> {
             Need::Packaging => missing.extend(absent(requirement::PACKAGING)),
             Need::PackageCheck => missing.extend(absent(requirement::PACKAGE_CHECK)),
             Need::Docs => missing.extend(absent(requirement::DOCS)),
+            Need::Puppet => missing.extend(absent(requirement::PUPPET)),
+            Need::Nodes => missing.extend(absent(requirement::NODES)),
             Need::Lint => {
                 missing.extend(absent(requirement::LINT));
                 if Toolchain::find(Choice::Auto) != Some(Toolchain::Rustup) {

@@ -105,6 +105,34 @@ pub(super) const PACKAGE_CHECK: &[Requirement] = &[
 /// What the documentation's tools run in: Debian takes `ensurepip` out of Python.
 pub(super) const DOCS: &[Requirement] = &[Requirement::file("python3-venv", "/usr/share/doc/python3-venv")];
 
+/// What judges Puppet's classes. The modules are those that a node of Fuel has.
+pub(super) const PUPPET: &[Requirement] = &[
+    Requirement::program("puppet", "puppet"),
+    Requirement::program("ruby-rspec-core", "rspec"),
+    Requirement::program("ruby-rspec-puppet", "rspec-puppet-init"),
+    Requirement::file(
+        "puppet-module-puppetlabs-stdlib",
+        "/usr/share/puppet/modules/stdlib",
+    ),
+    Requirement::file(
+        "puppet-module-puppetlabs-inifile",
+        "/usr/share/puppet/modules/inifile",
+    ),
+    Requirement::file(
+        "puppet-module-puppetlabs-firewall",
+        "/usr/share/puppet/modules/firewall",
+    ),
+];
+
+/// What makes and boots nodes to deploy.
+pub(super) const NODES: &[Requirement] = &[
+    Requirement::program("debootstrap", "debootstrap"),
+    Requirement::program("systemd-container", "systemd-nspawn"),
+    Requirement::program("dpkg-dev", "dpkg-scanpackages"),
+    Requirement::program("openssh-client", "ssh-keygen"),
+    Requirement::program("iproute2", "ip"),
+];
+
 /// What `lint` runs.
 pub(super) const LINT: &[Requirement] = &[Requirement::program("shellcheck", "shellcheck")];
 

@@ -71,7 +71,7 @@ class calico::nova_metadata (
   # Its dnsmasq would answer VMs.
   exec { 'no default network of libvirt':
     command  => '{ virsh net-destroy default || true; } && virsh net-undefine default',
-    onlyif   => 'virsh net-info default',
+    onlyif   => 'command -v virsh && virsh net-info default',
     path     => '/usr/sbin:/usr/bin:/sbin:/bin',
     provider => shell,
   }
