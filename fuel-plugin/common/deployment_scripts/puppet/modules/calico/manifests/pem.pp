@@ -11,10 +11,11 @@ define calico::pem (
   }
 
   file { $name:
-    ensure  => $present,
-    mode    => '0600',
-    owner   => 'root',
-    group   => 'root',
-    content => "${text}\n",
+    ensure    => $present,
+    mode      => '0600',
+    owner     => 'root',
+    group     => 'root',
+    content   => "${text}\n",
+    show_diff => false,
   }
 }
