@@ -7,6 +7,7 @@ mod command;
 mod debian_archive;
 mod demo;
 mod docs;
+mod fuel_plugin;
 mod fuzz;
 mod kernel_toolchain;
 mod lint;
@@ -44,6 +45,7 @@ enum Task {
     Demo(demo::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    FuelPlugin(fuel_plugin::Arguments),
     Fuzz(fuzz::Arguments),
     Lint(lint::Arguments),
     Package(package::Arguments),
@@ -69,6 +71,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Demo(arguments) => demo::run(arguments),
         Task::Test(arguments) => test::run(arguments),
         Task::Bench(arguments) => bench::run(arguments),
+        Task::FuelPlugin(arguments) => fuel_plugin::run(arguments),
         Task::Fuzz(arguments) => fuzz::run(arguments),
         Task::Lint(arguments) => lint::run(arguments),
         Task::Package(arguments) => package::run(arguments),

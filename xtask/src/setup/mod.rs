@@ -50,6 +50,8 @@ pub(crate) enum Need {
     Puppet,
     /// What makes and boots nodes to deploy.
     Nodes,
+    /// What builds the Fuel plugin and looks it over.
+    FuelPlugin,
 }
 
 /// Something that is not there, and how to get it.
@@ -76,6 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Need::Docs,
         Need::Puppet,
         Need::Nodes,
+        Need::FuelPlugin,
     ];
     if arguments.print {
         let missing = find_missing(&everything);
@@ -147,6 +150,7 @@ fn find_missing(needs: &[Need]) -> Vec<Missing> {
             Need::Docs => missing.extend(absent(requirement::DOCS)),
             Need::Puppet => missing.extend(absent(requirement::PUPPET)),
             Need::Nodes => missing.extend(absent(requirement::NODES)),
+            Need::FuelPlugin => missing.extend(absent(requirement::FUEL_PLUGIN)),
             Need::Lint => {
                 missing.extend(absent(requirement::LINT));
                 if Toolchain::find(Choice::Auto) != Some(Toolchain::Rustup) {

@@ -133,6 +133,23 @@ pub(super) const NODES: &[Requirement] = &[
     Requirement::program("iproute2", "ip"),
 ];
 
+/// What builds the Fuel plugin and looks it over.
+pub(super) const FUEL_PLUGIN: &[Requirement] = &[
+    Requirement::program("rpm", "rpmbuild"),
+    Requirement::program("cpio", "cpio"),
+    Requirement::program("createrepo-c", "createrepo_c"),
+    Requirement::program("dpkg-dev", "dpkg-scanpackages"),
+    Requirement::program("binutils", "ar"),
+    Requirement::program("patchelf", "patchelf"),
+    Requirement::file("python3-venv", "/usr/share/doc/python3-venv"),
+    Requirement::program("puppet", "puppet"),
+    Requirement::program("puppet-lint", "puppet-lint"),
+    Requirement::program("ruby", "erb"),
+    Requirement::program("nodejs", "node"),
+    Requirement::program("yamllint", "yamllint"),
+    Requirement::program("shellcheck", "shellcheck"),
+];
+
 /// What `lint` runs.
 pub(super) const LINT: &[Requirement] = &[Requirement::program("shellcheck", "shellcheck")];
 
