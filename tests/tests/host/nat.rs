@@ -11,12 +11,13 @@ use calico_ebpf_tests::frames::Frame;
 use calico_ebpf_tests::host::{HOST_V4, HOST_V6, OUTSIDE_V4, UPLINK};
 use calico_ebpf_tests::manifests::{allow_all_egress, allow_everything, network_policy, workload_endpoint};
 use calico_ebpf_tests::netns::Netns;
-use calico_ebpf_tests::probe::{Question, Seen};
+use calico_ebpf_tests::probe::{Question, Seen, reach_within};
 use calico_ebpf_tests::scene::Scene;
 use calico_ebpf_tests::traffic::{Outcome, Server, at, transfer};
+use calico_ebpf_tests::wait;
 use serde_json::json;
 
-use crate::expect::{expect, time_until};
+use crate::expect::{LIMIT, expect, time_until};
 
 const METADATA: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
 /// Floating addresses of guest b.
@@ -141,9 +142,15 @@ fn metadata_opens_no_other_service_on_loopback() {
             .send(&Frame::from(vm.vm(), 4000, at(Ipv4Addr::LOCALHOST, port)).udp(b"x"))
             .expect("write a frame");
     }
-    assert_eq!(scene.launcher().drops(DropReason::Martian), before + 2);
+    // A written frame waits for the processor that takes it up; only when both are judged does silence say something.
+    wait::until("both frames are dropped as martians", LIMIT, || {
+        scene.launcher().drops(DropReason::Martian) == before + 2
+    });
     expect(vm.namespace(), METADATA.ip(), Question::Tcp(22), Seen::Silent);
-    expect(vm.namespace(), METADATA.ip(), Question::Tcp(80), Seen::Open);
+    let answer = reach_within(vm.namespace(), METADATA.ip(), Question::Tcp(80), STUCK);
+    assert_eq!(answer, Seen::Open);
+    // The client is connected before the server has taken the connection.
+    wait::until("the service was asked", LIMIT, || servers[0].asked() > 0);
     assert_eq!(servers.map(|server| server.asked()), [1, 0]);
 }
 
