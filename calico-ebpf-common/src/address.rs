@@ -4,7 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::branchless::{is_below, is_equal, sign};
+use crate::branchless::{in_turn, is_below, is_equal, sign};
 use crate::endpoint::{SLOT_NONE, Slot};
 use crate::line::Lines;
 use crate::root::Root;
@@ -187,12 +187,13 @@ pub fn prefix_class6<L: Lines + ?Sized>(lines: &L, tree: u32, address: [u64; 2])
     let mut node = 0_u32;
     for level in 0..MAX_LEVELS {
         let starts: &Starts6 = lines.line(tree.level_lines[level].wrapping_add(node))?.read_as();
-        let mut count = 0_u32;
+        let mut count = 0;
         for start in &starts.keys {
             let low_not_above = 1 ^ is_below(low, start[1]);
             let below = is_below(start[0], address[0]) | (is_equal(start[0], address[0]) & low_not_above);
-            count += below as u32;
+            count = in_turn(count + below);
         }
+        let count = count as u32;
         if level as u32 + 1 >= tree.levels {
             let rank = (node.wrapping_mul(FANOUT6)).wrapping_add(count);
             return lines.half_at(tree.classes, rank.wrapping_sub(1));

@@ -3,8 +3,10 @@
 use calico_ebpf_common::flow::TRANSLATED;
 
 use crate::family::Family;
+use crate::skb::Skb;
 
 /// How conntrack and policy treat a packet beyond its tuple.
+#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PacketKind {
     /// TCP, UDP and everything that is tracked by its addresses and ports.
@@ -43,6 +45,29 @@ pub(crate) struct Packet<F: Family> {
 }
 
 impl<F: Family> Packet<F> {
+    /// Returns the same packet, of which the verifier does not know by which way through the parser it came: with each
+    /// way it would follow all that comes after. Linux 6.1 gives up on that.
+    #[inline(always)]
+    pub(crate) fn forget_way(self, skb: &Skb) -> Self {
+        let bytes = [self.protocol, self.hop_limit, self.tcp_flags, self.kind as u8];
+        let [protocol, hop_limit, tcp_flags, kind] = skb.forget::<1>(u32::from_ne_bytes(bytes)).to_ne_bytes();
+        let ports = skb.forget::<2>(u32::from(self.source_port) << 16 | u32::from(self.destination_port));
+        let rest = skb.forget::<3>(u32::from(self.class_value) << 16 | self.transport_offset as u32);
+        Self {
+            protocol,
+            hop_limit,
+            tcp_flags,
+            source_port: (ports >> 16) as u16,
+            destination_port: ports as u16,
+            class_value: (rest >> 16) as u16,
+            // Keeps the bound visible, as in `rewrite`.
+            transport_offset: (rest & 0x7ff) as usize,
+            // SAFETY: what is read is what was written, a value of the same type.
+            kind: unsafe { core::mem::transmute::<u8, PacketKind>(kind) },
+            ..self
+        }
+    }
+
     /// Returns the packet with the tuple that it has behind the translation of its destination.
     #[inline(always)]
     pub(crate) fn translated_to(&self, destination: F::Address) -> Self {

@@ -284,6 +284,18 @@ impl Skb {
         unsafe { (*self.raw).cb[0] }
     }
 
+    /// Writes `value` into word `WORD` of TC's scratch space and reads it again: the verifier knows nothing of what it
+    /// reads there.
+    #[inline(always)]
+    pub(crate) fn forget<const WORD: usize>(&self, value: u32) -> u32 {
+        // SAFETY: as in `leave`, which uses word 0.
+        unsafe {
+            let word = core::ptr::addr_of_mut!((*self.raw).cb[WORD]);
+            core::ptr::write_volatile(word, value);
+            core::ptr::read_volatile(word)
+        }
+    }
+
     /// Returns where the linear part begins.
     #[inline(always)]
     pub(crate) fn data(&self) -> usize {

@@ -50,7 +50,7 @@ fn verdict<F: Rewrite, const UNSETTLED: u32>(context: &TcContext) -> i32 {
 fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> Result<Action, DropReason> {
     let tables = Tables::active()?;
     let sender = Sender::of(&tables, skb)?;
-    let packet = F::parse(skb)?;
+    let packet = F::parse(skb)?.forget_way(skb);
     if F::is_to_metadata(&packet) {
         return to_metadata(skb, &tables, &sender, &packet);
     }

@@ -46,7 +46,7 @@ fn verdict<F: Rewrite, const UNSETTLED: u32>(context: &TcContext) -> i32 {
 fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> Result<Action, DropReason> {
     let tables = Tables::active()?;
     let receiver = Receiver::of(&tables, skb)?;
-    let packet = F::parse(skb)?;
+    let packet = F::parse(skb)?.forget_way(skb);
     let by_host = skb.ingress_ifindex() == 0;
     let entry = F::address_entry(&tables, packet.destination)?;
     if let Some(nat) = tables.nat(entry.slot) {
