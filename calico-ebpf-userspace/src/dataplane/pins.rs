@@ -121,10 +121,15 @@ fn mount_bpffs(target: &Path, state: &mut StateFile) -> Result<(), PinsError> {
     state.state.mounted_bpffs = Some(target.to_owned());
     state.save().map_err(|source| io_error(target, source))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("bpf"), target, Some("bpf"), flags, Some("mode=0700")).map_err(|source| PinsError::Mount {
-        path: target.to_owned(),
-        source,
-    })?;
+    if let Err(source) = mount(Some("bpf"), target, Some("bpf"), flags, Some("mode=0700")) {
+        // Whatever is mounted there later is somebody else's.
+        state.state.mounted_bpffs = None;
+        state.save().map_err(|source| io_error(target, source))?;
+        return Err(PinsError::Mount {
+            path: target.to_owned(),
+            source,
+        });
+    }
     tracing::info!(directory = %target.display(), "bpffs mounted");
     Ok(())
 }
