@@ -63,6 +63,13 @@ pub(super) fn repack(pin: &Pin, original: &Path) -> Result<KernelPackage> {
         release.as_bytes(),
         0o644,
     )?;
+    let modprobe = template("modprobe.conf", pin, 0)?;
+    put(
+        &tree,
+        &format!("lib/modprobe.d/{PACKAGE}.conf"),
+        modprobe.as_bytes(),
+        0o644,
+    )?;
     put_control(&tree, pin)?;
     set_times(&tree, epoch)?;
     let temporary = package.file.with_extension("new");
@@ -112,7 +119,7 @@ fn stamp(package: &Path) -> PathBuf {
 /// Returns everything that decides about the package's bytes.
 fn inputs(pin: &Pin) -> Result<String> {
     let mut text = serde_json::to_string(pin)? + &std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
-    for file in SCRIPTS.into_iter().chain(["control", "SOURCE"]) {
+    for file in SCRIPTS.into_iter().chain(["control", "SOURCE", "modprobe.conf"]) {
         text += &template(file, pin, 0)?;
     }
     Ok(text)
