@@ -10,7 +10,7 @@ use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 use crate::kernel_toolchain::{self, Choice, TARGET};
 use crate::progress::headline;
 use crate::setup::{self, Need};
-use crate::{command, workspace};
+use crate::{command, stack, workspace};
 
 /// Size of one eBPF instruction slot; a 64-bit constant load takes two.
 const INSTRUCTION_BYTES: u64 = 8;
@@ -88,6 +88,7 @@ fn build(flavour: Flavour, choice: Choice) -> Result<PathBuf> {
     )?;
     let directory = workspace::target_dir()?.join("bpf");
     let built = directory.join(TARGET).join("bpf/calico-ebpf-programs");
+    stack::check(&fs::read(&built).with_context(|| built.display().to_string())?)?;
     let object = directory.join(name);
     copy_if_different(&built, &object)?;
     Ok(object)

@@ -15,6 +15,7 @@ mod package;
 mod progress;
 mod release;
 mod setup;
+mod stack;
 mod test;
 mod test_fuel_kernel;
 mod test_fuel_plugin;
