@@ -117,6 +117,22 @@ impl RecordedPort {
             .collect()
     }
 
+    /// Floating addresses, each behind the fixed one that it leads to.
+    ///
+    /// # Panics
+    ///
+    /// When one is not an address.
+    pub fn floating(&self) -> Vec<[IpAddr; 2]> {
+        let list = self.0["spec"]["ipNATs"].as_array().into_iter().flatten();
+        list.map(|nat| {
+            ["internalIP", "externalIP"].map(|field| {
+                let text = nat[field].as_str().expect("text");
+                text.parse().expect("an address")
+            })
+        })
+        .collect()
+    }
+
     /// Ids of its security groups.
     pub fn groups(&self) -> BTreeSet<String> {
         let labels = self.0["metadata"]["labels"].as_object().into_iter().flatten();

@@ -24,6 +24,8 @@ pub(super) struct Aim<'a> {
     pub(super) judge: &'a Judge,
     pub(super) rule: &'a GroupRule,
     pub(super) port: usize,
+    /// What is sent to instead of the port's fixed address, for rules about what comes in.
+    pub(super) floating: Option<IpAddr>,
 }
 
 /// Probes for a rule.
@@ -162,6 +164,10 @@ impl Aim<'_> {
             Direction::Ingress => [far.end, near],
             Direction::Egress => [near, far.end],
         };
+        let to = match self.rule.direction {
+            Direction::Ingress => self.floating.unwrap_or(to),
+            Direction::Egress => to,
+        };
         Shot {
             what: self.words(own, flavour, far),
             ..Shot::new(self.cloud, ends, flavour, [from, to], arrives)
@@ -191,7 +197,7 @@ impl Aim<'_> {
         }
     }
 
-    fn own_address(&self) -> Option<IpAddr> {
+    pub(super) fn own_address(&self) -> Option<IpAddr> {
         self.cloud.ports()[self.port].address(self.rule.value["ipVersion"] == 4)
     }
 

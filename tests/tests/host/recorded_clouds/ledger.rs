@@ -45,6 +45,8 @@ pub(super) struct Ledger {
     right: usize,
     wrong: usize,
     elsewhere: usize,
+    /// Probes of floating addresses, from the right and from the wrong side.
+    floating: [usize; 2],
     complaints: Vec<String>,
 }
 
@@ -61,6 +63,7 @@ impl Ledger {
             right: 0,
             wrong: 0,
             elsewhere: 0,
+            floating: [0; 2],
             complaints: Vec::new(),
         }
     }
@@ -77,6 +80,14 @@ impl Ledger {
     /// Counts probes of the wrong side that are of another port.
     pub(super) fn count_elsewhere(&mut self, wrong: &[Shot]) {
         self.elsewhere += wrong.len();
+    }
+
+    /// Counts probes of a floating address.
+    pub(super) fn count_floating(&mut self, right: usize, wrong: usize) {
+        self.right += right;
+        self.wrong += wrong;
+        self.floating[0] += right;
+        self.floating[1] += wrong;
     }
 
     /// Counts probes of a rule by itself. Those which say the same are shown with it.
@@ -114,10 +125,12 @@ impl Ledger {
         let (right, wrong) = (self.right, self.wrong);
         println!(
             "{file}: rules={}, probes={} (right={right}, wrong={wrong}, of these at a port without the group={}), \
-             matches-nothing={}, answers-only={}, skipped={}",
+             floating-right={}, floating-wrong={}, matches-nothing={}, answers-only={}, skipped={}",
             self.accounts.len(),
             right + wrong,
             self.elsewhere,
+            self.floating[0],
+            self.floating[1],
             never.len(),
             answers.len(),
             skipped.len()
@@ -139,6 +152,11 @@ impl Ledger {
             self.complaints.join("\n")
         );
         assert_eq!(skipped.len(), 0);
+        assert!(
+            self.floating.iter().all(|probes| *probes > 0),
+            "the floating address of {file} was not probed from both sides: {:?}",
+            self.floating
+        );
     }
 
     fn account(&mut self, rule: &GroupRule) -> &mut Account {

@@ -10,6 +10,7 @@ mod arrival;
 mod cloud;
 mod corners;
 mod flavour;
+mod floating;
 mod judge;
 mod ledger;
 mod volley;
@@ -53,6 +54,7 @@ fn probe_every_rule(file: &str) {
     cloud.stop();
     let other = Cloud::start(&recording, OTHER_HOST);
     probe_as_recorded(&other, &mut ledger);
+    floating::probe(&other, &mut ledger);
     other.stop();
     ledger.close(file);
 }
@@ -69,6 +71,7 @@ fn probe_as_recorded(cloud: &Cloud, ledger: &mut Ledger) {
                 judge: &judge,
                 rule,
                 port,
+                floating: None,
             };
             if !aim.is_possible() {
                 continue;
@@ -104,6 +107,7 @@ fn probe_alone(cloud: &Cloud, ledger: &mut Ledger) -> Vec<GroupRule> {
             judge: &judge,
             rule,
             port: cloud.port_of_group(&rule.group),
+            floating: None,
         };
         let probes = aim.probes(Some(&others));
         if is_shown(rule, &probes) {

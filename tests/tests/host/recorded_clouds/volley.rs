@@ -1,7 +1,7 @@
 //! Probes are sent many at once, and waited for once.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use calico_ebpf_tests::packets::Packet;
@@ -37,6 +37,8 @@ pub(super) struct Shot {
     /// What goes the other way before.
     pub(super) opener: Option<Packet>,
     pub(super) arrives: bool,
+    /// Source and destination that it has when it arrives, if they are translated.
+    pub(super) heard: Option<[IpAddr; 2]>,
     /// For people, when it goes wrong.
     pub(super) what: String,
 }
@@ -58,6 +60,7 @@ impl Shot {
             packet: flavour.packet(source, target, source_port(number), &token(number)),
             opener: None,
             arrives,
+            heard: None,
             what: format!("{flavour:?} from {source} to {target}"),
         }
     }
@@ -71,14 +74,14 @@ pub(super) fn token(number: usize) -> Vec<u8> {
 
 /// Sends the probes and returns what is not as it must be. A probe that must not arrive has to be counted as refused.
 pub(super) fn fire(cloud: &Cloud, shots: &[Shot]) -> Vec<String> {
-    let expected: BTreeSet<_> = shots
+    let expected: Vec<_> = shots
         .iter()
         .filter(|shot| shot.arrives)
         .map(|shot| (shot.to, shot.number))
         .collect();
     let refused = shots.len() - expected.len();
     let before = refusals(cloud);
-    let mut seen = BTreeSet::new();
+    let mut seen = BTreeMap::new();
     for burst in shots.chunks(BURST) {
         for shot in burst {
             if let Some(opener) = &shot.opener {
@@ -89,7 +92,7 @@ pub(super) fn fire(cloud: &Cloud, shots: &[Shot]) -> Vec<String> {
         look(cloud, &mut seen);
     }
     let end = Instant::now() + LIMIT;
-    while !expected.is_subset(&seen) && Instant::now() < end {
+    while !expected.iter().all(|shot| seen.contains_key(shot)) && Instant::now() < end {
         look(cloud, &mut seen);
         std::thread::yield_now();
     }
@@ -99,14 +102,15 @@ pub(super) fn fire(cloud: &Cloud, shots: &[Shot]) -> Vec<String> {
     look(cloud, &mut seen);
     let mut wrong: Vec<String> = shots
         .iter()
-        .filter(|shot| seen.contains(&(shot.to, shot.number)) != shot.arrives)
-        .map(|shot| {
-            let outcome = if shot.arrives {
-                "does not arrive"
-            } else {
-                "arrives"
+        .filter_map(|shot| {
+            let ends = seen.get(&(shot.to, shot.number));
+            let outcome = match (ends, shot.heard) {
+                (Some(_), _) if !shot.arrives => "arrives".to_owned(),
+                (None, _) if shot.arrives => "does not arrive".to_owned(),
+                (Some(ends), Some(heard)) if *ends != Some(heard) => format!("arrives as {ends:?}"),
+                _ => return None,
             };
-            format!("{outcome}: {}", shot.what)
+            Some(format!("{outcome}: {}", shot.what))
         })
         .collect();
     let counted = refusals(cloud) - before;
@@ -116,11 +120,27 @@ pub(super) fn fire(cloud: &Cloud, shots: &[Shot]) -> Vec<String> {
     wrong
 }
 
-fn look(cloud: &Cloud, seen: &mut BTreeSet<(End, usize)>) {
+/// Notes source and destination of every probe that has arrived.
+fn look(cloud: &Cloud, seen: &mut BTreeMap<(End, usize), Option<[IpAddr; 2]>>) {
     for (end, frame) in cloud.drain() {
         if let Some(number) = seen_in(&frame) {
-            seen.insert((end, number));
+            seen.insert((end, number), ends_of(&frame));
         }
+    }
+}
+
+/// Returns source and destination of a frame's packet.
+pub(super) fn ends_of(frame: &[u8]) -> Option<[IpAddr; 2]> {
+    let v4 = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?));
+    let v6 = |at: usize| {
+        Some(Ipv6Addr::from(
+            <[u8; 16]>::try_from(frame.get(at..at + 16)?).ok()?,
+        ))
+    };
+    match frame.get(12..14)? {
+        [0x08, 0x00] => Some([v4(26)?.into(), v4(30)?.into()]),
+        [0x86, 0xdd] => Some([v6(22)?.into(), v6(38)?.into()]),
+        _ => None,
     }
 }
 
