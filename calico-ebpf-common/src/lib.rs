@@ -20,6 +20,7 @@ pub mod expire;
 pub mod flow;
 pub mod line;
 pub mod maps;
+pub mod moved_port;
 pub mod nat;
 pub mod policy;
 pub mod port;

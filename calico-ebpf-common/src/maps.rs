@@ -22,7 +22,7 @@ pub const RULES: &str = "CEBPF_RULES";
 /// a program array when its last reference from user space goes.
 pub const UNSETTLED: &str = "CEBPF_UNSETTLED";
 /// Entries of [`UNSETTLED`].
-pub const UNSETTLED_ENTRIES: u32 = 14;
+pub const UNSETTLED_ENTRIES: u32 = 18;
 /// The programs of [`UNSETTLED`] in order of their entries.
 pub const UNSETTLED_PROGRAMS: [&str; UNSETTLED_ENTRIES as usize] = [
     "from_workload4",
@@ -39,6 +39,10 @@ pub const UNSETTLED_PROGRAMS: [&str; UNSETTLED_ENTRIES as usize] = [
     "from_workload_nat_error6",
     "to_workload_nat_error4",
     "to_workload_nat_error6",
+    "from_workload_clash4",
+    "from_workload_clash6",
+    "to_workload_clash4",
+    "to_workload_clash6",
 ];
 
 /// Array by slot of one `u64`: `jiffies64` when the workload last told the link that it is here (gratuitous ARP, RARP,

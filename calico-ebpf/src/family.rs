@@ -7,6 +7,7 @@ use calico_ebpf_common::port::protocol;
 use calico_ebpf_common::verdict::DropReason;
 
 use crate::conntrack;
+use crate::moved_port;
 use crate::nat;
 use crate::packet::{Packet, PacketKind};
 use crate::related::{self, QuotedSlots};
@@ -32,6 +33,8 @@ pub(crate) trait Family: Copy {
     type Key;
 
     const ICMP_PROTOCOL: u8;
+    /// Whether the metadata service is reached by this family.
+    const HAS_METADATA: bool;
     const UNSPECIFIED: Self::Address;
     const DHCP_CLIENT_PORT: u16;
     const DHCP_SERVER_PORT: u16;
@@ -47,9 +50,12 @@ pub(crate) trait Family: Copy {
     fn flow_key(packet: &Packet<Self>) -> (Self::Key, bool);
     /// Makes the key of a translated flow that of an untranslated one, or the other way.
     fn flip_translation(key: &mut Self::Key);
+    fn set_ports(key: &mut Self::Key, low: u16, high: u16);
     fn find_flow(key: &Self::Key) -> Option<*mut Flow>;
     fn write_flow(key: &Self::Key, flow: &Flow, flags: u64) -> Result<(), i32>;
     fn delete_flow(key: &Self::Key);
+    /// What [`moved_port::find`] calls.
+    fn moved_places(packet: &Packet<Self>, tag: u16) -> u32;
 
     fn address_entry(tables: &Tables, address: Self::Address) -> Result<AddressEntry, DropReason>;
     /// Returns the entries of two addresses.
@@ -95,6 +101,7 @@ impl Family for V4 {
     type Key = FlowKey4;
 
     const ICMP_PROTOCOL: u8 = protocol::ICMP;
+    const HAS_METADATA: bool = true;
     const UNSPECIFIED: u32 = 0;
     const DHCP_CLIENT_PORT: u16 = 68;
     const DHCP_SERVER_PORT: u16 = 67;
@@ -147,6 +154,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn set_ports(key: &mut FlowKey4, low: u16, high: u16) {
+        (key.low_port, key.high_port) = (low.to_be_bytes(), high.to_be_bytes());
+    }
+
+    #[inline(always)]
     fn find_flow(key: &FlowKey4) -> Option<*mut Flow> {
         conntrack::find4(key)
     }
@@ -159,6 +171,12 @@ impl Family for V4 {
     #[inline(always)]
     fn delete_flow(key: &FlowKey4) {
         conntrack::delete4(key);
+    }
+
+    #[inline(always)]
+    fn moved_places(packet: &Packet<Self>, tag: u16) -> u32 {
+        let rest = moved_port::pack(packet, tag);
+        moved_port::moved_places4(packet.source, packet.destination, rest)
     }
 
     #[inline(always)]
@@ -264,6 +282,7 @@ impl Family for V6 {
     type Key = FlowKey6;
 
     const ICMP_PROTOCOL: u8 = protocol::ICMPV6;
+    const HAS_METADATA: bool = false;
     const UNSPECIFIED: [u64; 2] = [0; 2];
     const DHCP_CLIENT_PORT: u16 = 546;
     const DHCP_SERVER_PORT: u16 = 547;
@@ -317,6 +336,11 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn set_ports(key: &mut FlowKey6, low: u16, high: u16) {
+        (key.low_port, key.high_port) = (low.to_be_bytes(), high.to_be_bytes());
+    }
+
+    #[inline(always)]
     fn find_flow(key: &FlowKey6) -> Option<*mut Flow> {
         conntrack::find6(key)
     }
@@ -329,6 +353,13 @@ impl Family for V6 {
     #[inline(always)]
     fn delete_flow(key: &FlowKey6) {
         conntrack::delete6(key);
+    }
+
+    #[inline(always)]
+    fn moved_places(packet: &Packet<Self>, tag: u16) -> u32 {
+        let (source, destination) = (packet.source, packet.destination);
+        let rest = moved_port::pack(packet, tag);
+        moved_port::moved_places6(source[0], source[1], destination[0], destination[1], rest)
     }
 
     #[inline(always)]

@@ -22,6 +22,7 @@ mod family;
 mod forward;
 mod host;
 mod judgement;
+mod moved_port;
 mod nat;
 mod packet;
 mod parse;

@@ -11,6 +11,7 @@ use calico_ebpf_common::verdict::DropReason;
 
 use crate::conntrack::Seen;
 use crate::family::{Family, V4};
+use crate::moved_port;
 use crate::packet::Packet;
 use crate::settings;
 use crate::tables::{self, Tables};
@@ -72,6 +73,18 @@ pub(crate) fn concerns_received<F: Family>(endpoint: &Endpoint, packet: &Packet<
     endpoint.has_nats() || F::is_from_metadata(packet)
 }
 
+/// Returns whether an ICMP error that a workload sends may be about a translated packet.
+#[inline(always)]
+pub(crate) fn concerns_error_sent<F: Family>(tables: &Tables) -> bool {
+    tables.root().nat_count != 0 || F::HAS_METADATA && settings::metadata().1 != 0
+}
+
+/// As [`concerns_error_sent`], for what reaches an endpoint's tap.
+#[inline(always)]
+pub(crate) fn concerns_error_received<F: Family>(endpoint: &Endpoint) -> bool {
+    endpoint.has_nats() || F::HAS_METADATA && settings::metadata().1 != 0
+}
+
 /// Makes room for the flow of a packet's key, whose tuple a flow of the other kind may have. A closed one goes; a live
 /// one stays, since its answers could not be told from the new one's.
 #[inline(always)]
@@ -80,6 +93,15 @@ pub(crate) fn supersede<F: Family>(seen: &mut Seen<F>) -> Result<(), DropReason>
         None => Ok(()),
         Some(flow) => end_if_closed(other, &flow),
     })
+}
+
+/// Refuses a packet that belongs to a flow whose source port was moved: it must not open another one.
+#[inline(always)]
+pub(crate) fn check_not_moved<F: Family>(packet: &Packet<F>, tag: u16) -> Result<(), DropReason> {
+    match moved_port::find(packet, tag).taken() {
+        None => Ok(()),
+        Some(_) => Err(DropReason::NatClash),
+    }
 }
 
 /// Ends a flow that stands in the way, if TCP has closed it.

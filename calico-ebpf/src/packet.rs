@@ -1,6 +1,7 @@
 //! A parsed packet.
 
 use calico_ebpf_common::flow::TRANSLATED;
+use calico_ebpf_common::moved_port::moved_port;
 
 use crate::family::Family;
 use crate::skb::Skb;
@@ -74,6 +75,27 @@ impl<F: Family> Packet<F> {
         Self {
             destination,
             translation: TRANSLATED,
+            ..*self
+        }
+    }
+
+    /// Returns the packet's tuple the other way round.
+    #[inline(always)]
+    pub(crate) fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            ..*self
+        }
+    }
+
+    /// Returns the packet with its source port at a place (see [`calico_ebpf_common::moved_port`]).
+    #[inline(always)]
+    pub(crate) fn moved_to(&self, place: u8) -> Self {
+        Self {
+            source_port: moved_port(self.source_port, place),
             ..*self
         }
     }

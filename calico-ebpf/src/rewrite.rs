@@ -41,7 +41,7 @@ pub(crate) trait Rewrite: Family {
     const METADATA_ADDRESS: Self::Address;
 
     /// What [`translate`] calls.
-    fn translate(skb: &Skb, transport: u32, destination: u32, source: u32) -> i32;
+    fn translate(skb: &Skb, transport: u32, destination: u32, source: u32, port: u32) -> i32;
     /// Returns the packet as the metadata service gets it.
     fn at_metadata(packet: &Packet<Self>) -> Packet<Self>;
     /// Returns the checksum of an ICMP message as one that covers an IP address in its body. IPv4's does not change:
@@ -66,26 +66,70 @@ pub(crate) fn translate<F: Rewrite>(
     destination: u32,
     source: u32,
 ) -> Result<(), DropReason> {
+    translate_with(skb, packet, destination, source, NewPort::NONE)
+}
+
+/// A port that changes with the addresses.
+#[derive(Clone, Copy)]
+pub(crate) struct NewPort(u32);
+
+impl NewPort {
+    const NONE: Self = Self(0);
+    const SOURCE: u32 = 1 << 16;
+    const DESTINATION: u32 = 2 << 16;
+
+    #[inline(always)]
+    pub(crate) fn source(port: u16) -> Self {
+        Self(Self::SOURCE | u32::from(port))
+    }
+
+    #[inline(always)]
+    pub(crate) fn destination(port: u16) -> Self {
+        Self(Self::DESTINATION | u32::from(port))
+    }
+}
+
+/// As [`translate`]; a port of TCP or UDP changes as well.
+#[inline(always)]
+pub(crate) fn translate_with<F: Rewrite>(
+    skb: &Skb,
+    packet: &Packet<F>,
+    destination: u32,
+    source: u32,
+    port: NewPort,
+) -> Result<(), DropReason> {
     let transport = (packet.transport_offset as u32) << 8 | u32::from(packet.protocol);
-    match F::translate(skb, transport, destination, source) {
+    match F::translate(skb, transport, destination, source, port.0) {
         0 => Ok(()),
         _ => Err(DropReason::Rewrite),
     }
 }
 
-/// As [`translate`], for IPv4: `transport` is the offset of the transport header above the protocol's number. Returns 0, or
-/// 1 when the packet could not be written. Global, so that callers keep their stack.
+/// As [`translate_with`], for IPv4: `transport` is the offset of the transport header above the protocol's number, `port` a
+/// [`NewPort`]. Returns 0, or 1 when the packet could not be written. Global, so that callers keep their stack.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn translate4(raw: *mut __sk_buff, transport: u32, destination: u32, source: u32) -> i32 {
-    i32::from(translate_packet::<V4>(&Skb::new(raw), transport, destination, source).is_err())
+extern "C" fn translate4(
+    raw: *mut __sk_buff,
+    transport: u32,
+    destination: u32,
+    source: u32,
+    port: u32,
+) -> i32 {
+    i32::from(translate_packet::<V4>(&Skb::new(raw), transport, destination, source, port).is_err())
 }
 
 /// As [`translate4`], for IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn translate6(raw: *mut __sk_buff, transport: u32, destination: u32, source: u32) -> i32 {
-    i32::from(translate_packet::<V6>(&Skb::new(raw), transport, destination, source).is_err())
+extern "C" fn translate6(
+    raw: *mut __sk_buff,
+    transport: u32,
+    destination: u32,
+    source: u32,
+    port: u32,
+) -> i32 {
+    i32::from(translate_packet::<V6>(&Skb::new(raw), transport, destination, source, port).is_err())
 }
 
 #[inline(always)]
@@ -94,6 +138,7 @@ fn translate_packet<F: Rewrite>(
     transport: u32,
     destination: u32,
     source: u32,
+    port: u32,
 ) -> Result<(), DropReason> {
     // Keeps the offset's bound visible to the verifier; the linear headers are shorter.
     let offset = (transport >> 8) as usize & 0x7ff;
@@ -106,7 +151,41 @@ fn translate_packet<F: Rewrite>(
         let place = ETHERNET_BYTES + F::SOURCE;
         F::replace(skb, place, ETHERNET_BYTES, F::from_halves(nat.external), checksum)?;
     }
-    Ok(())
+    let place = match port >> 16 << 16 {
+        NewPort::SOURCE => SOURCE_PORT,
+        NewPort::DESTINATION => DESTINATION_PORT,
+        _ => return Ok(()),
+    };
+    let checksum = checksum.ok_or(DropReason::Rewrite)?;
+    replace_port(skb, offset + place, checksum, port as u16)
+}
+
+/// Which of a packet's ports.
+#[derive(Clone, Copy)]
+pub(crate) enum Port {
+    Source,
+    Destination,
+}
+
+/// Writes a port of the packet that the ICMP error `error` quotes. The quoted checksum stays as it was sent.
+#[inline(always)]
+pub(crate) fn quoted_port<F: Family>(
+    skb: &Skb,
+    error: &Packet<F>,
+    quoted: &Packet<F>,
+    port: Port,
+    new: u16,
+) -> Result<(), DropReason> {
+    let place = match port {
+        Port::Source => SOURCE_PORT,
+        Port::Destination => DESTINATION_PORT,
+    };
+    let checksum = Checksum {
+        offset: error.transport_offset + ICMP_CHECKSUM,
+        flags: 0,
+    };
+    // Keeps the offset's bound visible to the verifier.
+    replace_port(skb, (quoted.transport_offset & 0x7ff) + place, checksum, new)
 }
 
 /// Gives a TCP packet to the metadata service the address and port where that is.
@@ -119,8 +198,13 @@ pub(crate) fn to_metadata<F: Rewrite>(
     let checksum = covering_checksum::<F>(packet.transport_offset, packet.protocol);
     let place = ETHERNET_BYTES + F::DESTINATION;
     F::replace(skb, place, ETHERNET_BYTES, translated.destination, checksum)?;
-    let ports = [packet.destination_port, translated.destination_port];
-    replace_port(skb, packet, DESTINATION_PORT, ports)
+    let place = packet.transport_offset + DESTINATION_PORT;
+    replace_port(
+        skb,
+        place,
+        checksum.ok_or(DropReason::Rewrite)?,
+        translated.destination_port,
+    )
 }
 
 /// Gives a TCP packet from the metadata service the address and port where the workload knows it.
@@ -129,29 +213,32 @@ pub(crate) fn from_metadata<F: Rewrite>(skb: &Skb, packet: &Packet<F>) -> Result
     let checksum = covering_checksum::<F>(packet.transport_offset, packet.protocol);
     let place = ETHERNET_BYTES + F::SOURCE;
     F::replace(skb, place, ETHERNET_BYTES, F::METADATA_ADDRESS, checksum)?;
-    let ports = [packet.source_port, nat::METADATA_PORT];
-    replace_port(skb, packet, SOURCE_PORT, ports)
+    let place = packet.transport_offset + SOURCE_PORT;
+    replace_port(
+        skb,
+        place,
+        checksum.ok_or(DropReason::Rewrite)?,
+        nat::METADATA_PORT,
+    )
 }
 
+/// Writes a port at `offset`. `checksum` is the transport's.
 #[inline(always)]
-fn replace_port<F: Family>(
-    skb: &Skb,
-    packet: &Packet<F>,
-    offset: usize,
-    [old, new]: [u16; 2],
-) -> Result<(), DropReason> {
+fn replace_port(skb: &Skb, offset: usize, checksum: Checksum, new: u16) -> Result<(), DropReason> {
+    let old = u64::from(skb.load::<u16>(offset)?);
+    // The port is no part of the pseudo header.
     let checksum = Checksum {
-        offset: packet.transport_offset + TCP_CHECKSUM,
-        flags: 0,
+        flags: checksum.flags & !u64::from(BPF_F_PSEUDO_HDR),
+        ..checksum
     };
-    replace_in(skb, checksum, u64::from(old.to_be()), u64::from(new.to_be()), 2)?;
-    skb.store(packet.transport_offset + offset, new.to_be())
+    replace_in(skb, checksum, old, u64::from(new.to_be()), 2)?;
+    skb.store(offset, new.to_be())
 }
 
 /// Returns the transport checksum that covers the addresses by the pseudo header, if the protocol has one. SCTP's does
 /// not, nor does IPv4's ICMP.
 #[inline(always)]
-fn covering_checksum<F: Family>(transport_offset: usize, number: u8) -> Option<Checksum> {
+pub(crate) fn covering_checksum<F: Family>(transport_offset: usize, number: u8) -> Option<Checksum> {
     let pseudo = u64::from(BPF_F_PSEUDO_HDR);
     let (offset, flags) = match number {
         protocol::TCP => (TCP_CHECKSUM, pseudo),
@@ -185,8 +272,8 @@ impl Rewrite for V4 {
     const METADATA_ADDRESS: u32 = nat::METADATA_ADDRESS;
 
     #[inline(always)]
-    fn translate(skb: &Skb, transport: u32, destination: u32, source: u32) -> i32 {
-        translate4(skb.raw(), transport, destination, source)
+    fn translate(skb: &Skb, transport: u32, destination: u32, source: u32, port: u32) -> i32 {
+        translate4(skb.raw(), transport, destination, source, port)
     }
 
     #[inline(always)]
@@ -233,8 +320,8 @@ impl Rewrite for V6 {
     const METADATA_ADDRESS: [u64; 2] = [0; 2];
 
     #[inline(always)]
-    fn translate(skb: &Skb, transport: u32, destination: u32, source: u32) -> i32 {
-        translate6(skb.raw(), transport, destination, source)
+    fn translate(skb: &Skb, transport: u32, destination: u32, source: u32, port: u32) -> i32 {
+        translate6(skb.raw(), transport, destination, source, port)
     }
 
     #[inline(always)]

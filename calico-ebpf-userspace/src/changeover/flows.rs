@@ -220,8 +220,13 @@ pub fn hand_back(config: &Config, report: &AgentReport) -> anyhow::Result<Handed
     let mut handed = HandedOver::default();
     for (key, flow) in &flows {
         let [origin, responder] = key.sides(flow);
+        if key.is_translated() && flow.moved_place().is_some() {
+            // Two translations in one entry; told, because the connection will have to be opened again.
+            handed.failed += 1;
+            continue;
+        }
         let opened_to = if key.is_translated() {
-            let Some(external) = translations.opened_to(flow.nat, responder) else {
+            let Some(external) = translations.opened_to(flow, responder) else {
                 continue;
             };
             external

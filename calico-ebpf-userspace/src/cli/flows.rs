@@ -225,6 +225,7 @@ mod tests {
             destination_port: 80,
             translated: false,
             opened_to: None,
+            port_moved_to: None,
             icmp: None,
             state: "established",
             age_secs: Some(75),

@@ -6,6 +6,7 @@ use calico_ebpf_common::flow::{
     FLOW_ORIGIN_LOW, Flow, FlowKey4, FlowKey6, ORIGIN, RESPONDER, STATE_ESTABLISHED, STATE_FIN_ORIGIN,
     STATE_FIN_RESPONDER, STATE_REPLIED, STATE_RESET, TRANSLATED,
 };
+use calico_ebpf_common::moved_port::moved_port;
 use calico_ebpf_common::port::protocol;
 use serde::Serialize;
 
@@ -37,6 +38,8 @@ pub struct FlowView {
     pub translated: bool,
     /// Address and port that the originator sends to, if they are translated and the translation is still there.
     pub opened_to: Option<(IpAddr, u16)>,
+    /// The port that the destination sees the originator at, if that is not its own (contract 3.5).
+    pub port_moved_to: Option<u16>,
     /// Type and identifier of an ICMP query.
     pub icmp: Option<IcmpQuery>,
     /// `new`, `replied`, `established`, `closing`, `closed`, `reset`.
@@ -130,18 +133,21 @@ impl FlowView {
         });
         let port = |port: u16| if is_icmp { 0 } else { port };
         let translated = key.is_translated();
-        let opened_to = translated.then(|| translations.opened_to(flow.nat, destination));
+        let moved_place = flow.moved_place().filter(|_| translated);
+        let opened_to = translated.then(|| translations.opened_to(flow, destination));
+        let own_port = moved_place.map_or(source.1, |place| moved_port(source.1, place));
         let rule = |end: usize| rules.get(flow.rule[end]).map(str::to_owned);
         Self {
             protocol: protocol_name(number),
             source: source.0,
-            source_port: port(source.1),
+            source_port: port(own_port),
             destination: destination.0,
             destination_port: port(destination.1),
             translated,
             opened_to: opened_to
                 .flatten()
                 .map(|(address, number)| (address, port(number))),
+            port_moved_to: moved_place.map(|_| source.1),
             icmp,
             state: state_name(number, flow),
             age_secs: clock.map(|clock| clock.seconds_since(flow.created)),
@@ -154,7 +160,7 @@ impl FlowView {
     }
 
     /// Returns the flow as `source:port -> destination:port`, or with type and identifier of an ICMP query. What is
-    /// translated reads `source:port -> destination:port => translated:port`.
+    /// translated reads `source:port -> destination:port => translated:port`, and `from port` with another source port.
     pub fn tuple(&self) -> String {
         let Some((address, port)) = self.opened_to else {
             let note = if self.translated { " (translated)" } else { "" };
@@ -164,7 +170,11 @@ impl FlowView {
             0 => self.destination.to_string(),
             number => side(self.destination, number),
         };
-        format!("{} => {translated}", self.tuple_to(address, port))
+        let moved = match self.port_moved_to {
+            Some(port) => format!(" from port {port}"),
+            None => String::new(),
+        };
+        format!("{} => {translated}{moved}", self.tuple_to(address, port))
     }
 
     fn tuple_to(&self, address: IpAddr, port: u16) -> String {
@@ -239,6 +249,7 @@ fn state_name(protocol: u8, flow: &Flow) -> &'static str {
 #[cfg(test)]
 mod tests {
     use calico_ebpf_common::flow::{ICMP_PORT, NAT_METADATA};
+    use calico_ebpf_common::moved_port::{NAT_PORT_ONLY, moved_flags};
     use calico_ebpf_common::nat::{halves, tag_of};
 
     use super::*;
@@ -299,6 +310,10 @@ mod tests {
             nat,
             ..Flow::default()
         };
+        let moved = |nat| Flow {
+            flags: FLOW_ORIGIN_LOW | moved_flags(1),
+            ..flow(nat)
+        };
         let tag = tag_of(halves("172.24.4.2".parse().unwrap()));
         for (key, nat, expected) in [
             (
@@ -323,6 +338,13 @@ mod tests {
             ),
         ] {
             assert_eq!(view(&key, &flow(nat)).tuple(), expected);
+        }
+        let port = moved_port(4000, 1);
+        for (nat, asked) in [(tag, "172.24.4.2"), (NAT_PORT_ONLY, "10.0.0.2")] {
+            assert_eq!(
+                view(&translated(6, port, 80), &moved(nat)).tuple(),
+                format!("10.0.0.1:4000 -> {asked}:80 => 10.0.0.2:80 from port {port}")
+            );
         }
     }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use calico_ebpf_common::flow::NAT_METADATA;
+use calico_ebpf_common::flow::{Flow, NAT_METADATA};
+use calico_ebpf_common::moved_port::NAT_PORT_ONLY;
 use calico_ebpf_common::nat::{halves, tag_of};
 
 use crate::report::AgentReport;
@@ -27,13 +28,16 @@ impl Translations {
         Self { external }
     }
 
-    /// Returns address and port that a translated flow with this tag was opened to, which now leads to `to`. `None` when
-    /// the translation is gone.
-    pub fn opened_to(&self, tag: u16, to: (IpAddr, u16)) -> Option<(IpAddr, u16)> {
-        if tag == NAT_METADATA {
+    /// Returns address and port that a translated flow was opened to, which now leads to `to`. `None` when the
+    /// translation is gone.
+    pub fn opened_to(&self, flow: &Flow, to: (IpAddr, u16)) -> Option<(IpAddr, u16)> {
+        if flow.moved_place().is_some() && flow.nat == NAT_PORT_ONLY {
+            return Some(to);
+        }
+        if flow.nat == NAT_METADATA {
             return Some(METADATA);
         }
-        let external = self.external.get(&(to.0, tag))?;
+        let external = self.external.get(&(to.0, flow.nat))?;
         Some((*external, to.1))
     }
 }

@@ -113,7 +113,7 @@ fn from_sender<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR:
         PacketKind::Neighbor => return Err(leave_to::<NEIGHBOR>(context)),
         PacketKind::IcmpError => {
             skb.leave(0);
-            if tables.root().nat_count != 0 {
+            if nat::concerns_error_sent::<F>(tables) {
                 return Err(leave_to::<NAT_ERROR>(context));
             }
             return Err(leave_to::<UNSETTLED>(context));

@@ -3,8 +3,9 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use calico_ebpf_common::endpoint::{SLOT_HOST, SLOT_NONE, SOURCE_ANY_MAC};
+use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, SOURCE_ANY_MAC};
 use calico_ebpf_common::flow::{Flow, NAT_METADATA};
+use calico_ebpf_common::moved_port::NAT_PORT_ONLY;
 use calico_ebpf_common::nat::{NAT_LOWEST, Nat};
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
@@ -25,25 +26,31 @@ use crate::rewrite::{self, Rewrite, translate};
 use crate::skb::Skb;
 use crate::tables::{self, Tables};
 
+/// Entries of the programs for packets whose tuple behind the translation another flow has.
+const CLASH4: u32 = 14;
+const CLASH6: u32 = 15;
+
 /// Translates and judges what has no plain flow.
 #[classifier]
 pub(crate) fn from_workload_nat4(context: TcContext) -> i32 {
-    verdict::<V4, UNSETTLED4>(&context)
+    verdict::<V4, UNSETTLED4, CLASH4>(&context)
 }
 
 /// As [`from_workload_nat4`], for IPv6.
 #[classifier]
 pub(crate) fn from_workload_nat6(context: TcContext) -> i32 {
-    verdict::<V6, UNSETTLED6>(&context)
+    verdict::<V6, UNSETTLED6, CLASH6>(&context)
 }
 
 #[inline(always)]
-fn verdict<F: Rewrite, const UNSETTLED: u32>(context: &TcContext) -> i32 {
+fn verdict<F: Rewrite, const UNSETTLED: u32, const CLASH: u32>(context: &TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
-    match try_nat::<F, UNSETTLED>(context, &skb) {
-        Ok(action) => action,
-        Err(reason) => drop_packet(&skb, reason),
-    }
+    let reason = match try_nat::<F, UNSETTLED>(context, &skb) {
+        Ok(action) => return action,
+        Err(DropReason::NatClash) => leave_to::<CLASH>(context),
+        Err(reason) => reason,
+    };
+    drop_packet(&skb, reason)
 }
 
 #[inline(always)]
@@ -67,10 +74,14 @@ fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> 
             let line = tables.line_of_nat(entry.slot);
             to_external(&sender, &packet, &seen, flow.as_ref(), nat, line)?
         }
+        (None, Some(flow)) if flow.moved_place().is_some() => return Err(DropReason::NatClash),
         (None, Some(flow)) if is_answer(&packet, &seen, flow) => answer(&sender, &packet, &seen, flow)?,
         (None, flow) => {
             if let Some(flow) = flow {
                 nat::end_if_closed(&seen, flow)?;
+            }
+            if tables.endpoint(entry.slot).is_some_and(Endpoint::has_nats) {
+                nat::check_not_moved(&packet, NAT_PORT_ONLY)?;
             }
             skb.leave(NO_FLOW);
             return Err(leave_to::<UNSETTLED>(context));
@@ -90,15 +101,17 @@ fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> 
 }
 
 /// How a packet is translated, its destination apart.
-struct Translation {
+pub(super) struct Translation {
     /// By which external address its flow came in.
-    tag: u16,
+    pub(super) tag: u16,
+    /// `FLOW_*` bits of its flow that say how the source port was moved.
+    pub(super) moved: u8,
     /// Line of the translation whose external address becomes its source; 0 if that stays.
-    source: u32,
+    pub(super) source: u32,
     /// Line of the translation whose internal address becomes its destination; 0 if that stays.
-    destination: u32,
+    pub(super) destination: u32,
     /// Whether the flow that was found is the packet's.
-    continues: bool,
+    pub(super) continues: bool,
 }
 
 /// To an external address of a workload here, which may be the sender itself.
@@ -116,6 +129,7 @@ fn to_external<F: Rewrite>(
     // was asked.
     let mut translation = Translation {
         tag: nat.tag,
+        moved: 0,
         source: if own {
             nat::external_line::<F>(sender.endpoint, packet.source, 0)?
         } else {
@@ -124,8 +138,14 @@ fn to_external<F: Rewrite>(
         destination: line,
         continues: false,
     };
-    let Some(flow) = flow else { return Ok(translation) };
+    let Some(flow) = flow else {
+        nat::check_not_moved(packet, nat.tag)?;
+        return Ok(translation);
+    };
     let original = seen.place(flow).original;
+    if flow.moved_place().is_some() {
+        return Err(DropReason::NatClash);
+    }
     if !original && own && nat.flags & NAT_LOWEST != 0 {
         translation.tag = flow.nat;
         translation.source = nat::external_line::<F>(sender.endpoint, packet.source, flow.nat)?;
@@ -134,6 +154,7 @@ fn to_external<F: Rewrite>(
         translation.continues = true;
     } else if conntrack::is_syn(packet) {
         nat::end_if_closed(seen, flow)?;
+        nat::check_not_moved(packet, nat.tag)?;
     } else {
         return Err(DropReason::NatClash);
     }
@@ -148,7 +169,7 @@ fn is_answer<F: Rewrite>(packet: &Packet<F>, seen: &Seen<F>, flow: &Flow) -> boo
 
 /// An answer to what came by an external address: it comes from there.
 #[inline(always)]
-fn answer<F: Rewrite>(
+pub(super) fn answer<F: Rewrite>(
     sender: &Sender<'_>,
     packet: &Packet<F>,
     seen: &Seen<F>,
@@ -157,6 +178,7 @@ fn answer<F: Rewrite>(
     match nat::external_line::<F>(sender.endpoint, packet.source, flow.nat) {
         Ok(source) => Ok(Translation {
             tag: flow.nat,
+            moved: 0,
             source,
             destination: 0,
             continues: true,
@@ -170,7 +192,7 @@ fn answer<F: Rewrite>(
 
 /// Lets the packet go on with its flow, or judges it. Returns its destination.
 #[inline(always)]
-fn carry<'a, F: Rewrite>(
+pub(super) fn carry<'a, F: Rewrite>(
     skb: &Skb,
     tables: &'a Tables,
     sender: &Sender<'a>,
@@ -247,6 +269,7 @@ fn judge_translated<'a, F: Rewrite>(
     let kept = if meaning == Meaning::Continues { flow } else { None };
     let mut entry = judged.flow(packet, seen, kept, forward, any_mac);
     entry.nat = translation.tag;
+    entry.flags |= translation.moved;
     if seen.open(&entry) {
         Ok(peer)
     } else {

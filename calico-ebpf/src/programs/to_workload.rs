@@ -130,7 +130,9 @@ fn track_host_packet<F: Family>(raw: *mut __sk_buff) -> i32 {
     };
     let Ok(packet) = F::parse(&skb) else { return 0 };
     match packet.kind {
-        PacketKind::IcmpError if receiver.endpoint.has_nats() => return TRACK_NAT_ERROR,
+        PacketKind::IcmpError if nat::concerns_error_received::<F>(receiver.endpoint) => {
+            return TRACK_NAT_ERROR;
+        }
         PacketKind::IcmpError | PacketKind::Neighbor => return 0,
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
     }
@@ -179,7 +181,7 @@ fn from_remote<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR:
         PacketKind::Neighbor => return Err(DropReason::NeighborSender),
         PacketKind::IcmpError => {
             skb.leave(0);
-            if receiver.endpoint.has_nats() {
+            if nat::concerns_error_received::<F>(receiver.endpoint) {
                 return Err(leave_to::<NAT_ERROR>(context));
             }
             return Err(leave_to::<UNSETTLED>(context));

@@ -4,6 +4,7 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use calico_ebpf_common::flow::{Flow, NAT_METADATA};
+use calico_ebpf_common::moved_port::NAT_PORT_ONLY;
 use calico_ebpf_common::nat::Nat;
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
@@ -21,25 +22,31 @@ use crate::rewrite::{self, Rewrite, translate};
 use crate::skb::Skb;
 use crate::tables::Tables;
 
+/// Entries of the programs for packets whose tuple behind the translation another flow has.
+const CLASH4: u32 = 16;
+const CLASH6: u32 = 17;
+
 /// Translates and judges what has no plain flow.
 #[classifier]
 pub(crate) fn to_workload_nat4(context: TcContext) -> i32 {
-    verdict::<V4, UNSETTLED4>(&context)
+    verdict::<V4, UNSETTLED4, CLASH4>(&context)
 }
 
 /// As [`to_workload_nat4`], for IPv6.
 #[classifier]
 pub(crate) fn to_workload_nat6(context: TcContext) -> i32 {
-    verdict::<V6, UNSETTLED6>(&context)
+    verdict::<V6, UNSETTLED6, CLASH6>(&context)
 }
 
 #[inline(always)]
-fn verdict<F: Rewrite, const UNSETTLED: u32>(context: &TcContext) -> i32 {
+fn verdict<F: Rewrite, const UNSETTLED: u32, const CLASH: u32>(context: &TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
-    match try_nat::<F, UNSETTLED>(context, &skb) {
-        Ok(action) => action,
-        Err(reason) => drop_packet(&skb, reason),
-    }
+    let reason = match try_nat::<F, UNSETTLED>(context, &skb) {
+        Ok(action) => return action,
+        Err(DropReason::NatClash) => leave_to::<CLASH>(context),
+        Err(reason) => reason,
+    };
+    drop_packet(&skb, reason)
 }
 
 #[inline(always)]
@@ -52,12 +59,7 @@ fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> 
     if let Some(nat) = tables.nat(entry.slot) {
         to_external(skb, &tables, &receiver, &packet, nat, by_host)?;
         translate(skb, &packet, tables.line_of_nat(entry.slot), 0)?;
-        let reason = if by_host {
-            PassReason::FromHost
-        } else {
-            PassReason::FromRemote
-        };
-        return Ok(forward::to_stack(skb, reason));
+        return Ok(forward::to_stack(skb, passed(by_host)));
     }
     let translated = packet.translated_to(packet.destination);
     let seen = conntrack::look_up(&translated);
@@ -70,12 +72,25 @@ fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> 
         }
         nat::end_if_closed(&seen, &flow)?;
     }
+    if receiver.endpoint.has_nats() {
+        nat::check_not_moved(&translated, NAT_PORT_ONLY)?;
+    }
     if by_host {
         track(&receiver, &packet, &conntrack::look_up_unless(&packet, true));
         return Ok(forward::to_stack(skb, PassReason::FromHost));
     }
     skb.leave(NO_FLOW);
     Err(leave_to::<UNSETTLED>(context))
+}
+
+/// Returns what a packet counts as that is let pass.
+#[inline(always)]
+pub(super) fn passed(by_host: bool) -> PassReason {
+    if by_host {
+        PassReason::FromHost
+    } else {
+        PassReason::FromRemote
+    }
 }
 
 /// The answer of the metadata service: it comes from where the workload knows it.
@@ -116,7 +131,7 @@ fn to_external<F: Rewrite>(
     let mut flow = seen.flow();
     if let Some(found) = flow {
         let place = seen.place(&found);
-        if !place.original || found.nat != nat.tag {
+        if !place.original || found.nat != nat.tag || found.moved_place().is_some() {
             if !conntrack::is_syn(packet) {
                 return Err(DropReason::NatClash);
             }
@@ -129,6 +144,9 @@ fn to_external<F: Rewrite>(
         {
             return Ok(());
         }
+    }
+    if flow.is_none() {
+        nat::check_not_moved(&translated, nat.tag)?;
     }
     let mut entry = judge_received(
         skb,
@@ -149,7 +167,7 @@ fn to_external<F: Rewrite>(
 
 /// Judges the packet by its translated tuple. What the host itself sends is allowed. Returns the flow's entry.
 #[inline(always)]
-fn judge_received<F: Rewrite>(
+pub(super) fn judge_received<F: Rewrite>(
     skb: &Skb,
     tables: &Tables,
     receiver: &Receiver<'_>,

@@ -19,6 +19,7 @@ mod host_traffic;
 mod lifecycle;
 mod migration;
 mod nat;
+mod nat_ports;
 mod observed;
 mod packages;
 mod parameters;

@@ -145,7 +145,11 @@ fn an_upgrade_of_the_package_under_traffic_loses_no_packet_and_lets_nothing_thro
     let outcome = transfer.finish().expect("the transfer ends well");
 
     let (lost_after, again_after) = lost_by_tcp();
-    assert_eq!(drops(&node), before, "what policy allows was dropped; pings: {pings:?}");
+    assert_eq!(
+        drops(&node),
+        before,
+        "what policy allows was dropped; pings: {pings:?}"
+    );
     agents.dedup();
     assert_eq!(
         agents.len(),

@@ -3,7 +3,7 @@
 use calico_ebpf_common::maps::settings;
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 use calico_ebpf_tests::manifests::{Object, allow_everything};
-use calico_ebpf_tests::packets::{Path, path, tcp, udp};
+use calico_ebpf_tests::packets::{Packet, Path, path, tcp, udp};
 use calico_ebpf_tests::programs::{Dataplane, Origin};
 
 use crate::scene::{families, under_with};
@@ -193,4 +193,76 @@ fn contract_3_4_encapsulation_is_dropped_before_policy_unless_allowed() {
             }
         }
     }
+}
+
+/// An error that quotes the first 28 bytes of `offender`.
+fn error(ends: &str, offender: &Packet, kind: [u8; 2]) -> Packet {
+    path(ends).error_about(offender, kind, 28)
+}
+
+#[test]
+fn errors_about_metadata_packets_name_what_each_side_knows() {
+    for (address, service, origin) in [
+        (HOST, "192.0.2.1", Origin::Host),
+        (FAR, "192.0.2.9", Origin::Remote),
+    ] {
+        let mut dataplane = with_metadata(address, &[]);
+        let asked = path("10.0.0.1:4000 -> 169.254.169.254:80");
+        let served = path(&format!("10.0.0.1:4000 -> {service}:8775"));
+        for kind in [[3, 4], [3, 1], [11, 0]] {
+            let of_router = error("192.0.2.77 -> 10.0.0.1", &served.tcp("A"), kind);
+            let of_service = error(&format!("{service} -> 10.0.0.1"), &served.tcp("A"), kind);
+            let of_workload = error("10.0.0.1 -> 169.254.169.254", &asked.back().tcp("A"), kind);
+            dataplane
+                .to_workload("a", &of_router, Origin::Remote)
+                .expect_drop(DropReason::IcmpUnrelated);
+            dataplane
+                .from_workload("a", &of_workload)
+                .expect_drop(DropReason::IcmpUnrelated);
+            dataplane.from_workload("a", &asked.tcp("S"));
+            for (sent, heard) in [
+                (of_router, error("192.0.2.77 -> 10.0.0.1", &asked.tcp("A"), kind)),
+                (
+                    of_service,
+                    error("169.254.169.254 -> 10.0.0.1", &asked.tcp("A"), kind),
+                ),
+            ] {
+                for origin in [origin, Origin::Remote, Origin::Host] {
+                    dataplane
+                        .to_workload("a", &sent, origin)
+                        .expect_pass_as(PassReason::Metadata, &heard);
+                }
+            }
+            dataplane.from_workload("a", &of_workload).expect_pass_as(
+                PassReason::Metadata,
+                &error(&format!("10.0.0.1 -> {service}"), &served.back().tcp("A"), kind),
+            );
+            dataplane.clear_flows();
+        }
+    }
+}
+
+#[test]
+fn metadata_and_its_service_from_one_port_are_never_mixed_up() {
+    let asked = path("10.0.0.1:4000 -> 169.254.169.254:80");
+    let direct = path("10.0.0.1:4000 -> 192.0.2.1:8775");
+    let mut dataplane = with_metadata(HOST, &[]);
+    for flags in ["S", "A"] {
+        dataplane
+            .from_workload("a", &asked.tcp(flags))
+            .expect_pass_as(PassReason::Metadata, &direct.tcp(flags));
+        dataplane
+            .from_workload("a", &direct.tcp(flags))
+            .expect_drop(DropReason::NatClash);
+    }
+}
+
+#[test]
+fn what_the_host_says_and_nobody_understands_passes_beside_metadata() {
+    let mut dataplane = with_metadata(LOOPBACK, &[]);
+    let fragment = udp("10.0.0.1:4000 -> 192.0.2.1:53").with(20, &[0, 9]);
+    let cut = path("192.0.2.1 -> 10.0.0.1").error_about(&fragment, [3, 1], 28);
+    dataplane
+        .to_workload("a", &cut, Origin::Host)
+        .expect_pass(PassReason::FromHost);
 }

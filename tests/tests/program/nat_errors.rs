@@ -1,11 +1,12 @@
 //! ICMP errors about packets that were translated: both ends recognise what they sent.
 
+use calico_ebpf_common::moved_port::moved_port;
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 use calico_ebpf_tests::manifests::allow_everything;
 use calico_ebpf_tests::packets::{Packet, Path};
 use calico_ebpf_tests::programs::{Dataplane, Origin};
 
-use crate::nat::{external, with_floating};
+use crate::nat::{SECOND, arrives, external, like, with_floating};
 use crate::scene::{Family, families, under};
 
 fn floating() -> Dataplane {
@@ -151,6 +152,91 @@ fn an_error_that_a_workload_makes_up_about_a_translated_flow_is_dropped() {
                     .from_workload("c", &made_up)
                     .expect_drop(DropReason::IcmpUnrelated);
             }
+        }
+    }
+}
+
+#[test]
+fn an_error_of_a_workload_about_what_it_told_itself_is_heard_from_where_that_was_sent_to() {
+    let mut dataplane = floating();
+    for family in families() {
+        let lowest = external(&family);
+        for asked in [lowest, like(&family, SECOND)] {
+            let sent = Path::new((family.b, 4000), (asked, 80));
+            let heard = Path::new((lowest, 4000), (family.b, 80));
+            dataplane.from_workload("b", &sent.tcp("S"));
+            for kind in errors(&family) {
+                let error_about_what_came = error(family.b, lowest, &heard.tcp("S"), kind);
+                let ran = dataplane.from_workload("b", &error_about_what_came);
+                arrives(
+                    &mut dataplane,
+                    "b",
+                    &ran,
+                    &error(asked, family.b, &sent.tcp("S"), kind),
+                );
+                // About the answer, by who asked.
+                let answer = Path::new((family.b, 80), (lowest, 4000)).tcp("SA");
+                let ran = dataplane.from_workload("b", &error(family.b, asked, &sent.back().tcp("SA"), kind));
+                arrives(&mut dataplane, "b", &ran, &error(lowest, family.b, &answer, kind));
+            }
+            dataplane.clear_flows();
+        }
+        for kind in errors(&family) {
+            let stray = Path::new((lowest, 4001), (family.b, 80));
+            dataplane
+                .from_workload("b", &error(family.b, lowest, &stray.tcp("S"), kind))
+                .expect_drop(DropReason::IcmpUnrelated);
+        }
+    }
+}
+
+/// Has a client open two flows from one port; the second is to the external address, and its port is moved.
+fn open_both(dataplane: &mut Dataplane, paths: [Path; 2]) {
+    for path in paths {
+        assert!(
+            dataplane
+                .to_workload("b", &path.tcp("S"), Origin::Remote)
+                .passed()
+        );
+    }
+}
+
+#[test]
+fn errors_about_a_flow_whose_port_was_moved_name_the_port_that_each_side_knows() {
+    let mut dataplane = floating();
+    for family in families() {
+        let fixed = Path::new((family.far, 4000), (family.b, 80));
+        let outer = Path::new((family.far, 4000), (external(&family), 80));
+        let moved = Path::new((family.far, moved_port(4000, 0)), (family.b, 80));
+        for [first, second] in [[fixed, outer], [outer, fixed]] {
+            open_both(&mut dataplane, [first, second]);
+            let asked = second.target.ip();
+            for kind in errors(&family) {
+                // Of the workload, about what came.
+                dataplane
+                    .from_workload("b", &error(family.b, family.far, &moved.tcp("S"), kind))
+                    .expect_pass_as(
+                        PassReason::Remote,
+                        &error(asked, family.far, &second.tcp("S"), kind),
+                    );
+                // Of a router, about the answer.
+                for (origin, passed) in [
+                    (Origin::Remote, PassReason::FromRemote),
+                    (Origin::Host, PassReason::FromHost),
+                ] {
+                    let about_answer = error(family.host, asked, &second.back().tcp("SA"), kind);
+                    dataplane.to_workload("b", &about_answer, origin).expect_pass_as(
+                        passed,
+                        &error(family.host, family.b, &moved.back().tcp("SA"), kind),
+                    );
+                    let about_first = error(family.host, first.target.ip(), &first.back().tcp("SA"), kind);
+                    dataplane.to_workload("b", &about_first, origin).expect_pass_as(
+                        passed,
+                        &error(family.host, family.b, &fixed.back().tcp("SA"), kind),
+                    );
+                }
+            }
+            dataplane.clear_flows();
         }
     }
 }
