@@ -195,7 +195,12 @@ fn mounts(host: &Netns) -> String {
     let text = host
         .run(|| fs::read_to_string("/proc/thread-self/mounts"))
         .expect("mounts");
-    sorted(&text)
+    // Named namespaces of other runs on this machine come and go.
+    let own: Vec<_> = text
+        .lines()
+        .filter(|line| !line.starts_with("nsfs /run/netns/"))
+        .collect();
+    sorted(&own.join("\n"))
 }
 
 /// The kernel lists routes and queues in the order in which they were made.
