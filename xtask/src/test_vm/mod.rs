@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     filter: Vec<String>,
 
     /// Ends a machine after this time
-    #[arg(long, value_name = "SECONDS", default_value_t = 480)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     time_limit: u64,
 
     /// QEMU's accelerator: `tcg` works everywhere, `kvm` where the processor is not a guest's
