@@ -9,7 +9,7 @@ use self::default::{DefaultRow, put_defaults_on};
 use self::show::ShownConfig;
 use super::arguments::ConfigArguments;
 use super::failure::{Ending, Failure};
-use super::output::OutputArguments;
+use super::output::{Format, OutputArguments};
 use crate::config::{Config, parameters};
 use crate::observe::{ObserveError, is_running, read_report};
 use crate::report::AgentReport;
@@ -20,7 +20,7 @@ Examples:
       What differs from the defaults in the running agent, and where it was set
   calico-ebpf config show --offline
       What the next start would take from flags, environment and file
-  calico-ebpf config show --all -o json | jq '.parameters[] | select(.source | startswith(\"datastore\"))'
+  calico-ebpf config show -o json | jq '.parameters[] | select(.source | startswith(\"datastore\"))'
   calico-ebpf config default
       Every parameter with its values, default and meaning
 
@@ -40,7 +40,7 @@ enum ConfigCommand {
     /// Shows the values in force in the running agent and where they came from
     #[command(after_long_help = AFTER_HELP)]
     Show {
-        /// Shows defaults, too
+        /// Shows defaults, too; JSON always has them
         #[arg(short, long)]
         all: bool,
         /// Shows what flags, environment and file say here, also when an agent runs
@@ -68,9 +68,11 @@ pub(super) fn execute(arguments: &Arguments) -> Result<Ending, Failure> {
             output,
         } => {
             let resolved = config.resolve()?;
+            // What reads JSON picks for itself.
+            let all = *all || output.output == Format::Json;
             let shown = match running_agent(&resolved.config, *offline)? {
-                Some(report) => ShownConfig::of_agent(&report, *all),
-                None => ShownConfig::of_host(&resolved, *all, *offline),
+                Some(report) => ShownConfig::of_agent(&report, all),
+                None => ShownConfig::of_host(&resolved, all, *offline),
             };
             output.show(&shown, |page| shown.put_on(page))?;
         }

@@ -295,10 +295,9 @@ fn config_show_tells_the_running_agents_values_and_without_one_those_of_the_host
     assert_eq!(shown_parameter(&shown, "EtcdPassword")["value"], "(not shown)");
     let report = fs::read_to_string(scene.host().run_dir().join("report.json")).expect("a report");
     assert!(!report.contains("s3cret"));
-    let all = launcher.query(&["config", "show", "--all"]);
-    assert_eq!(shown_parameter(&all, "HealthPort")["source"], "default");
+    assert_eq!(shown_parameter(&shown, "HealthPort")["source"], "default");
 
-    let offline = launcher.query(&["config", "show", "--all", "--offline"]);
+    let offline = launcher.query(&["config", "show", "--offline"]);
     assert_eq!(offline["of"], "this-host");
     assert_eq!(shown_parameter(&offline, "RouteRefreshInterval")["value"], "90");
     agent.kill();
