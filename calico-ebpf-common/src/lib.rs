@@ -18,6 +18,7 @@ pub mod branchless;
 pub mod endpoint;
 pub mod expire;
 pub mod flow;
+pub mod fragment;
 pub mod line;
 pub mod maps;
 pub mod moved_port;

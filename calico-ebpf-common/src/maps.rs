@@ -22,7 +22,7 @@ pub const RULES: &str = "CEBPF_RULES";
 /// a program array when its last reference from user space goes.
 pub const UNSETTLED: &str = "CEBPF_UNSETTLED";
 /// Entries of [`UNSETTLED`].
-pub const UNSETTLED_ENTRIES: u32 = 18;
+pub const UNSETTLED_ENTRIES: u32 = 22;
 /// The programs of [`UNSETTLED`] in order of their entries.
 pub const UNSETTLED_PROGRAMS: [&str; UNSETTLED_ENTRIES as usize] = [
     "from_workload4",
@@ -43,6 +43,10 @@ pub const UNSETTLED_PROGRAMS: [&str; UNSETTLED_ENTRIES as usize] = [
     "from_workload_clash6",
     "to_workload_clash4",
     "to_workload_clash6",
+    "from_workload_fragment4",
+    "from_workload_fragment6",
+    "to_workload_fragment4",
+    "to_workload_fragment6",
 ];
 
 /// Array by slot of one `u64`: `jiffies64` when the workload last told the link that it is here (gratuitous ARP, RARP,
@@ -50,6 +54,11 @@ pub const UNSETTLED_PROGRAMS: [&str; UNSETTLED_ENTRIES as usize] = [
 pub const ANNOUNCED: &str = "CEBPF_ANNOUNCED";
 /// Entries of [`ANNOUNCED`].
 pub const ANNOUNCED_ENTRIES: u32 = crate::endpoint::MAX_ENDPOINTS + 1;
+
+/// Hash of [`crate::fragment::DatagramKey`] to [`crate::fragment::Datagram`], not allocated beforehand.
+pub const DATAGRAMS: &str = "CEBPF_DATAGRAMS";
+/// Entries of [`DATAGRAMS`]: 1,024 endpoints that use all their places at once.
+pub const DATAGRAM_ENTRIES: u32 = 65_536;
 
 /// Entries of [`COUNTERS`].
 pub const COUNTER_ENTRIES: u32 = 128;

@@ -45,7 +45,7 @@ reasons! {
         RouterAdvertisement = 10, "router-advertisement";
         /// DHCP server packet from a workload.
         DhcpServer = 11, "dhcp-server";
-        /// IP fragment.
+        /// IP fragment that cannot be judged: of a translated flow, of neighbour discovery, DHCP or an ICMP error.
         Fragment = 12, "fragment";
         /// More IPv6 extension headers than are walked.
         ExtensionHeaders = 13, "extension-headers";
@@ -82,6 +82,12 @@ reasons! {
         NatClash = 28, "nat-clash";
         /// The translation of an external address or of a flow is gone.
         NatUnknown = 29, "nat-unknown";
+        /// A later fragment whose first one was not let pass here, or too long ago.
+        FragmentWithoutFirst = 40, "fragment-without-first";
+        /// A fragment that begins inside what was seen of its datagram.
+        FragmentOverlap = 41, "fragment-overlap";
+        /// No room to remember the datagram of a first fragment.
+        FragmentTableFull = 42, "fragment-table-full";
     }
 }
 

@@ -7,6 +7,7 @@ use calico_ebpf_common::port::protocol;
 use calico_ebpf_common::verdict::DropReason;
 
 use crate::conntrack;
+use crate::fragments::Fragment;
 use crate::moved_port;
 use crate::nat;
 use crate::packet::{Packet, PacketKind};
@@ -32,6 +33,8 @@ pub(crate) trait Family: Copy {
     /// Key of the family's conntrack map.
     type Key;
 
+    /// Version in the IP header.
+    const VERSION: u8;
     const ICMP_PROTOCOL: u8;
     /// Whether the metadata service is reached by this family.
     const HAS_METADATA: bool;
@@ -45,6 +48,12 @@ pub(crate) trait Family: Copy {
 
     /// Parses the packet behind the Ethernet header.
     fn parse(skb: &Skb) -> Result<Packet<Self>, DropReason>;
+
+    /// As [`Self::parse`], the first fragment of a datagram too.
+    fn parse_with_ports(skb: &Skb) -> Result<Packet<Self>, DropReason>;
+
+    /// Parses a fragment behind the Ethernet header.
+    fn parse_fragment(skb: &Skb) -> Result<(Packet<Self>, Fragment), DropReason>;
 
     /// Returns the flow's key and whether the packet's source is the key's low side.
     fn flow_key(packet: &Packet<Self>) -> (Self::Key, bool);
@@ -100,6 +109,7 @@ impl Family for V4 {
     type Address = u32;
     type Key = FlowKey4;
 
+    const VERSION: u8 = 4;
     const ICMP_PROTOCOL: u8 = protocol::ICMP;
     const HAS_METADATA: bool = true;
     const UNSPECIFIED: u32 = 0;
@@ -124,6 +134,16 @@ impl Family for V4 {
     #[inline(always)]
     fn parse(skb: &Skb) -> Result<Packet<Self>, DropReason> {
         crate::parse::ipv4::parse(skb)
+    }
+
+    #[inline(always)]
+    fn parse_with_ports(skb: &Skb) -> Result<Packet<Self>, DropReason> {
+        crate::parse::ipv4::parse_with_ports(skb)
+    }
+
+    #[inline(always)]
+    fn parse_fragment(skb: &Skb) -> Result<(Packet<Self>, Fragment), DropReason> {
+        crate::parse::ipv4::parse_fragment(skb)
     }
 
     #[inline(always)]
@@ -281,6 +301,7 @@ impl Family for V6 {
     type Address = [u64; 2];
     type Key = FlowKey6;
 
+    const VERSION: u8 = 6;
     const ICMP_PROTOCOL: u8 = protocol::ICMPV6;
     const HAS_METADATA: bool = false;
     const UNSPECIFIED: [u64; 2] = [0; 2];
@@ -306,6 +327,16 @@ impl Family for V6 {
     #[inline(always)]
     fn parse(skb: &Skb) -> Result<Packet<Self>, DropReason> {
         crate::parse::ipv6::parse(skb)
+    }
+
+    #[inline(always)]
+    fn parse_with_ports(skb: &Skb) -> Result<Packet<Self>, DropReason> {
+        crate::parse::ipv6::parse_with_ports(skb)
+    }
+
+    #[inline(always)]
+    fn parse_fragment(skb: &Skb) -> Result<(Packet<Self>, Fragment), DropReason> {
+        crate::parse::ipv6::parse_fragment(skb)
     }
 
     #[inline(always)]

@@ -20,6 +20,7 @@ mod conntrack;
 mod counters;
 mod family;
 mod forward;
+mod fragments;
 mod host;
 mod judgement;
 mod moved_port;

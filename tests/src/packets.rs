@@ -94,6 +94,42 @@ impl Packet {
         cleared.with(ETHERNET_BYTES + 10, &sum.to_be_bytes())
     }
 
+    /// Cuts the packet into fragments of `bytes` bytes of payload each, a multiple of eight.
+    pub fn fragments(&self, id: u16, bytes: usize) -> Vec<Self> {
+        let payload = &self.0[self.transport()..];
+        let count = payload.len().div_ceil(bytes);
+        let parts = payload.chunks(bytes).enumerate();
+        let fragment =
+            |(index, part): (usize, &[u8])| self.fragment(id, index * bytes, index + 1 < count, part);
+        parts.map(fragment).collect()
+    }
+
+    /// Makes a fragment of the packet's datagram: any `payload` at any offset, which is a multiple of eight.
+    #[must_use]
+    pub fn fragment(&self, id: u16, offset: usize, more: bool, payload: &[u8]) -> Self {
+        let offset = u16::try_from(offset).expect("an offset in a datagram");
+        let header = &self.0[..self.transport()];
+        let mut bytes = header.to_vec();
+        if self.is_ipv4() {
+            let bits = offset / 8 | if more { 0x2000 } else { 0 };
+            let total = u16::try_from(header.len() - ETHERNET_BYTES + payload.len()).expect("a packet");
+            bytes.extend(payload);
+            return Self(bytes)
+                .with(ETHERNET_BYTES + 2, &total.to_be_bytes())
+                .with(ETHERNET_BYTES + 4, &id.to_be_bytes())
+                .with(ETHERNET_BYTES + 6, &bits.to_be_bytes())
+                .with_header_checksum();
+        }
+        const FRAGMENT: u8 = 44;
+        let next = std::mem::replace(&mut bytes[ETHERNET_BYTES + 6], FRAGMENT);
+        bytes.extend([next, 0]);
+        bytes.extend((offset | u16::from(more)).to_be_bytes());
+        bytes.extend(u32::from(id).to_be_bytes());
+        bytes.extend(payload);
+        let length = u16::try_from(payload.len() + 8).expect("a packet");
+        Self(bytes).with(ETHERNET_BYTES + 4, &length.to_be_bytes())
+    }
+
     pub fn is_ipv4(&self) -> bool {
         self.0.get(12..14) == Some(&[0x08, 0x00])
     }

@@ -20,6 +20,7 @@ use calico_ebpf_common::port::protocol;
 use nix::time::{ClockId, clock_getres};
 
 use super::bpf_syscall::{BatchReader, open_pinned};
+use super::datagrams::sweep_datagrams;
 use super::pins::Pins;
 use super::programs::pinned_program;
 use crate::config::values::ConntrackTimeouts;
@@ -197,7 +198,7 @@ pub struct Swept {
     pub deleted: u64,
 }
 
-/// Sweeps both conntrack maps.
+/// Sweeps both conntrack maps and the map of datagrams.
 #[derive(Debug)]
 pub struct FlowSweeper {
     flows4: FlowTable,
@@ -205,6 +206,7 @@ pub struct FlowSweeper {
     expire: SchedClassifier,
     clock: SchedClassifier,
     ticks_per_second: u64,
+    pins: Pins,
 }
 
 impl FlowSweeper {
@@ -219,10 +221,11 @@ impl FlowSweeper {
             expire: pinned_program(pins, maps::PROGRAM_EXPIRE_FLOWS)?,
             clock: pinned_program(pins, maps::PROGRAM_READ_CLOCK)?,
             ticks_per_second: ticks_per_second()?,
+            pins: pins.clone(),
         })
     }
 
-    /// Deletes every expired flow. Blocks for about a millisecond per 4096 flows.
+    /// Deletes every expired flow, and datagrams whose fragments never came to an end. Blocks for about a millisecond per 4096 flows.
     ///
     /// # Errors
     /// When a map cannot be read or the program cannot be run.
@@ -235,6 +238,7 @@ impl FlowSweeper {
         };
         let (flows4, deleted4) = self.sweep_family::<FlowKey4>(&self.flows4, expiry)?;
         let (flows6, deleted6) = self.sweep_family::<FlowKey6>(&self.flows6, expiry)?;
+        sweep_datagrams(&self.pins, now)?;
         Ok(Swept {
             flows4,
             flows6,

@@ -8,6 +8,7 @@ mod bpf_probe;
 pub mod bpf_syscall;
 pub mod check;
 pub mod cleanup;
+mod datagrams;
 mod describe;
 pub mod diff;
 mod filters;

@@ -21,7 +21,7 @@ use super::policy_map::PolicyMap;
 use crate::config::values::{Config, EndpointToHostAction};
 
 /// Every map that is pinned.
-const PINNED_MAPS: [&str; 8] = [
+const PINNED_MAPS: [&str; 9] = [
     maps::POLICY,
     maps::ACTIVE,
     maps::FLOWS4,
@@ -30,10 +30,17 @@ const PINNED_MAPS: [&str; 8] = [
     maps::RULES,
     maps::UNSETTLED,
     maps::ANNOUNCED,
+    maps::DATAGRAMS,
 ];
 /// Maps that are taken over from the last run: flows, counts and what workloads announced while no agent ran must not
 /// be lost. Rule counters begin anew, because their numbers belong to one run.
-const ADOPTED_MAPS: [&str; 4] = [maps::FLOWS4, maps::FLOWS6, maps::COUNTERS, maps::ANNOUNCED];
+const ADOPTED_MAPS: [&str; 5] = [
+    maps::FLOWS4,
+    maps::FLOWS6,
+    maps::COUNTERS,
+    maps::ANNOUNCED,
+    maps::DATAGRAMS,
+];
 /// Every program that is pinned.
 const PROGRAMS: [&str; 4] = [
     maps::PROGRAM_FROM_WORKLOAD,

@@ -4,6 +4,7 @@ use calico_ebpf_common::flow::NOT_TRANSLATED;
 use calico_ebpf_common::verdict::DropReason;
 
 use crate::family::V6;
+use crate::fragments::Fragment;
 use crate::packet::{Packet, PacketKind};
 use crate::parse::ethernet::ETHERNET_BYTES;
 use crate::parse::transport;
@@ -20,12 +21,51 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// Bits of a fragment header's second word (RFC 8200 section 4.5): the offset in bytes, and that more follow.
+const OFFSET_MASK: u16 = 0xfff8;
+const MORE_FRAGMENTS: u16 = 1;
+
 /// Parses the header behind Ethernet, the extension headers and the transport header.
 ///
 /// Hop-by-hop, routing and destination options are walked. Everything else is the packet's protocol, by name: AH
 /// (51) and ESP (50) too.
 #[inline(always)]
 pub(crate) fn parse(skb: &Skb) -> Result<Packet<V6>, DropReason> {
+    let (mut packet, _) = parse_headers::<false>(skb)?;
+    transport::parse(skb, &mut packet)?;
+    Ok(packet)
+}
+
+/// As [`parse`], but the first fragment of a datagram is none: it has the ports.
+#[inline(always)]
+pub(crate) fn parse_with_ports(skb: &Skb) -> Result<Packet<V6>, DropReason> {
+    let (mut packet, fragment) = parse_headers::<true>(skb)?;
+    if !fragment.is_first() {
+        return Err(DropReason::Fragment);
+    }
+    if fragment.is_whole() {
+        transport::parse(skb, &mut packet)?;
+    } else {
+        transport::parse_first(skb, &mut packet)?;
+    }
+    Ok(packet)
+}
+
+/// Parses a fragment: the headers before the fragment header, and of a first fragment all that follow. A first one must
+/// hold them all (RFC 7112).
+#[inline(always)]
+pub(crate) fn parse_fragment(skb: &Skb) -> Result<(Packet<V6>, Fragment), DropReason> {
+    let (mut packet, fragment) = parse_headers::<true>(skb)?;
+    if fragment.is_first() {
+        transport::parse_first(skb, &mut packet)?;
+    }
+    Ok((packet, fragment))
+}
+
+/// Parses all headers before the transport header, of a later fragment those up to the fragment header. A fragment is an
+/// error unless `FRAGMENTS`.
+#[inline(always)]
+fn parse_headers<const FRAGMENTS: bool>(skb: &Skb) -> Result<(Packet<V6>, Fragment), DropReason> {
     let header = skb.view::<IPV6_BYTES>(ETHERNET_BYTES)?;
     if header.u8::<0>() >> 4 != 6 {
         return Err(DropReason::Malformed);
@@ -36,10 +76,11 @@ pub(crate) fn parse(skb: &Skb) -> Result<Packet<V6>, DropReason> {
     }
     let mut next = header.u8::<6>();
     let mut walked = 0_usize;
+    let mut fragment = Fragment::WHOLE;
     if is_extension(next) {
-        (next, walked) = walk(skb, next, payload)?;
+        (next, walked, fragment) = walk::<FRAGMENTS>(skb, next, payload)?;
     }
-    let mut packet = Packet {
+    let packet = Packet {
         source: header.address6::<8>(),
         destination: header.address6::<24>(),
         protocol: next,
@@ -53,8 +94,7 @@ pub(crate) fn parse(skb: &Skb) -> Result<Packet<V6>, DropReason> {
         kind: PacketKind::Plain,
         translation: NOT_TRANSLATED,
     };
-    transport::parse(skb, &mut packet)?;
-    Ok(packet)
+    Ok((packet, fragment))
 }
 
 #[inline(always)]
@@ -62,13 +102,20 @@ fn is_extension(next: u8) -> bool {
     matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
 }
 
-/// Returns the protocol behind the extension headers and their bytes, at most `payload`.
+/// Returns the protocol behind the extension headers, their bytes (at most `payload`) and what the fragment header says.
 #[inline(always)]
-fn walk(skb: &Skb, first: u8, payload: usize) -> Result<(u8, usize), DropReason> {
+fn walk<const FRAGMENTS: bool>(
+    skb: &Skb,
+    first: u8,
+    payload: usize,
+) -> Result<(u8, usize, Fragment), DropReason> {
     let mut next = first;
     let mut walked = 0_usize;
+    // All its values are always set: copies of an `Option` that is `None` read what was never written, which the verifier refuses.
+    let mut fragment = Fragment::WHOLE;
+    let mut found = false;
     for index in 0..MAX_EXTENSION_HEADERS {
-        if next == FRAGMENT {
+        if next == FRAGMENT && !FRAGMENTS {
             return Err(DropReason::Fragment);
         }
         if next == HOP_BY_HOP && index > 0 {
@@ -77,6 +124,28 @@ fn walk(skb: &Skb, first: u8, payload: usize) -> Result<(u8, usize), DropReason>
         // Keeps the offset's bound visible to the verifier; longer chains do not fit the linear headers anyway.
         if walked > 1024 {
             return Err(DropReason::ExtensionHeaders);
+        }
+        if FRAGMENTS && next == FRAGMENT {
+            if found || walked + 8 > payload {
+                return Err(DropReason::Malformed);
+            }
+            let header = skb.view::<8>(ETHERNET_BYTES + IPV6_BYTES + walked)?;
+            let bits = header.be16::<2>();
+            walked += 8;
+            let more = bits & MORE_FRAGMENTS != 0;
+            let here = Fragment::new(
+                header.be32::<4>(),
+                u32::from(bits & OFFSET_MASK),
+                payload - walked,
+                more,
+            )?;
+            next = header.u8::<0>();
+            if !here.is_first() || !is_extension(next) {
+                return Ok((next, walked, here));
+            }
+            fragment = here;
+            found = true;
+            continue;
         }
         let option = skb.view::<4>(ETHERNET_BYTES + IPV6_BYTES + walked)?;
         if next == ROUTING && option.u8::<3>() != 0 {
@@ -89,7 +158,7 @@ fn walk(skb: &Skb, first: u8, payload: usize) -> Result<(u8, usize), DropReason>
         }
         next = option.u8::<0>();
         if !is_extension(next) {
-            return Ok((next, walked));
+            return Ok((next, walked, fragment));
         }
     }
     Err(DropReason::ExtensionHeaders)

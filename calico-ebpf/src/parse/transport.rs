@@ -26,9 +26,20 @@ const SCTP_BYTES: usize = 12;
 /// Parses the transport header into `packet`. ICMP of the other family is a protocol like any other.
 #[inline(always)]
 pub(crate) fn parse<F: Family>(skb: &Skb, packet: &mut Packet<F>) -> Result<(), DropReason> {
+    parse_part::<F, true>(skb, packet)
+}
+
+/// As [`parse`], for the first fragment of a datagram: the header must be in it as a whole, what follows need not.
+#[inline(always)]
+pub(crate) fn parse_first<F: Family>(skb: &Skb, packet: &mut Packet<F>) -> Result<(), DropReason> {
+    parse_part::<F, false>(skb, packet)
+}
+
+#[inline(always)]
+fn parse_part<F: Family, const WHOLE: bool>(skb: &Skb, packet: &mut Packet<F>) -> Result<(), DropReason> {
     match packet.protocol {
         protocol::TCP => parse_tcp(skb, packet),
-        protocol::UDP => parse_udp(skb, packet),
+        protocol::UDP => parse_udp::<F, WHOLE>(skb, packet),
         protocol::SCTP | protocol::DCCP => parse_ports(skb, packet, SCTP_BYTES),
         protocol::UDPLITE => parse_ports(skb, packet, UDP_BYTES),
         number if number == F::ICMP_PROTOCOL => parse_icmp(skb, packet),
@@ -55,13 +66,13 @@ fn parse_tcp<F: Family>(skb: &Skb, packet: &mut Packet<F>) -> Result<(), DropRea
 }
 
 #[inline(always)]
-fn parse_udp<F: Family>(skb: &Skb, packet: &mut Packet<F>) -> Result<(), DropReason> {
+fn parse_udp<F: Family, const WHOLE: bool>(skb: &Skb, packet: &mut Packet<F>) -> Result<(), DropReason> {
     if packet.transport_bytes < UDP_BYTES {
         return Err(DropReason::TooShort);
     }
     let udp = skb.view::<UDP_BYTES>(packet.transport_offset)?;
     let length = usize::from(udp.be16::<4>());
-    if length < UDP_BYTES || length > packet.transport_bytes {
+    if length < UDP_BYTES || WHOLE && length > packet.transport_bytes {
         return Err(DropReason::Malformed);
     }
     set_ports(packet, udp.be16::<0>(), udp.be16::<2>());

@@ -36,6 +36,8 @@ const NAT4: u32 = 6;
 const NAT6: u32 = 7;
 const NAT_ERROR4: u32 = 10;
 const NAT_ERROR6: u32 = 11;
+const FRAGMENT4: u32 = 18;
+const FRAGMENT6: u32 = 19;
 
 #[classifier]
 pub(crate) fn from_workload(context: TcContext) -> i32 {
@@ -89,12 +91,14 @@ fn try_from_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReaso
         source,
     };
     match ethertype {
-        EtherType::Ipv4 => from_sender::<V4, UNSETTLED4, NAT4, NAT_ERROR4>(context, skb, &tables, &sender),
+        EtherType::Ipv4 => {
+            from_sender::<V4, UNSETTLED4, NAT4, NAT_ERROR4, FRAGMENT4>(context, skb, &tables, &sender)
+        }
         EtherType::Ipv6 => {
             if !settings::ipv6() {
                 return Err(DropReason::Ipv6Disabled);
             }
-            from_sender::<V6, UNSETTLED6, NAT6, NAT_ERROR6>(context, skb, &tables, &sender)
+            from_sender::<V6, UNSETTLED6, NAT6, NAT_ERROR6, FRAGMENT6>(context, skb, &tables, &sender)
         }
         EtherType::Arp | EtherType::Rarp => Err(leave_to::<ARP>(context)),
     }
@@ -102,13 +106,17 @@ fn try_from_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReaso
 
 /// The fast path: the packet continues a flow that was judged under the policy in force.
 #[inline(always)]
-fn from_sender<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR: u32>(
+fn from_sender<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR: u32, const FRAGMENT: u32>(
     context: &TcContext,
     skb: &Skb,
     tables: &Tables,
     sender: &Sender<'_>,
 ) -> Result<Action, DropReason> {
-    let packet = F::parse(skb)?;
+    let packet = match F::parse(skb) {
+        Ok(packet) => packet,
+        Err(DropReason::Fragment) => return Err(leave_to::<FRAGMENT>(context)),
+        Err(reason) => return Err(reason),
+    };
     match packet.kind {
         PacketKind::Neighbor => return Err(leave_to::<NEIGHBOR>(context)),
         PacketKind::IcmpError => {
@@ -223,7 +231,7 @@ fn try_unsettled<F: Family, const NAT: u32>(
 ) -> Result<Action, DropReason> {
     let tables = Tables::active()?;
     let sender = Sender::of(&tables, skb)?;
-    let packet = F::parse(skb)?;
+    let packet = F::parse_with_ports(skb)?;
     if host::is_dhcp_server(&packet) {
         return Err(DropReason::DhcpServer);
     }

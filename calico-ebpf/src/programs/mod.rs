@@ -4,11 +4,13 @@
 mod bench;
 mod from_workload;
 mod from_workload_clash;
+mod from_workload_fragment;
 mod from_workload_nat;
 mod maintenance;
 mod nat_error;
 mod to_workload;
 mod to_workload_clash;
+mod to_workload_fragment;
 mod to_workload_nat;
 
 use aya_ebpf::bindings::TC_ACT_SHOT;

@@ -30,6 +30,8 @@ const NAT4: u32 = 8;
 const NAT6: u32 = 9;
 const NAT_ERROR4: u32 = 12;
 const NAT_ERROR6: u32 = 13;
+const FRAGMENT4: u32 = 20;
+const FRAGMENT6: u32 = 21;
 
 #[classifier]
 pub(crate) fn to_workload(context: TcContext) -> i32 {
@@ -68,8 +70,12 @@ fn try_to_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReason>
     }
     let (_, ethertype) = ethernet::parse(skb)?;
     match ethertype {
-        EtherType::Ipv4 => from_remote::<V4, UNSETTLED4, NAT4, NAT_ERROR4>(context, skb, &receiver),
-        EtherType::Ipv6 => from_remote::<V6, UNSETTLED6, NAT6, NAT_ERROR6>(context, skb, &receiver),
+        EtherType::Ipv4 => {
+            from_remote::<V4, UNSETTLED4, NAT4, NAT_ERROR4, FRAGMENT4>(context, skb, &receiver)
+        }
+        EtherType::Ipv6 => {
+            from_remote::<V6, UNSETTLED6, NAT6, NAT_ERROR6, FRAGMENT6>(context, skb, &receiver)
+        }
         // Nothing forwards ARP to a tap: proxy ARP answers are the host's own.
         EtherType::Arp => Err(DropReason::ArpSender),
         EtherType::Rarp => Err(DropReason::UnknownEthertype),
@@ -77,7 +83,7 @@ fn try_to_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReason>
 }
 
 /// What the host sends always passes (DHCP answers, neighbour discovery, metadata); its flows are tracked so that the
-/// workload's answers pass. What cannot be parsed, such as fragments, passes untracked.
+/// workload's answers pass. What cannot be parsed passes untracked.
 #[inline(always)]
 fn from_host(context: &TcContext, skb: &Skb, receiver: &Receiver<'_>) -> Result<Action, DropReason> {
     if let Ok((_, ethertype)) = ethernet::parse(skb) {
@@ -85,11 +91,13 @@ fn from_host(context: &TcContext, skb: &Skb, receiver: &Receiver<'_>) -> Result<
             EtherType::Ipv4 => match to_workload_track4(skb.raw()) {
                 TRACK_NAT => return Err(leave_to::<NAT4>(context)),
                 TRACK_NAT_ERROR => return Err(leave_to::<NAT_ERROR4>(context)),
+                TRACK_FRAGMENT => return Err(leave_to::<FRAGMENT4>(context)),
                 _ => {}
             },
             EtherType::Ipv6 => match to_workload_track6(skb.raw()) {
                 TRACK_NAT => return Err(leave_to::<NAT6>(context)),
                 TRACK_NAT_ERROR => return Err(leave_to::<NAT_ERROR6>(context)),
+                TRACK_FRAGMENT => return Err(leave_to::<FRAGMENT6>(context)),
                 _ => {}
             },
             EtherType::Arp => {
@@ -103,9 +111,11 @@ fn from_host(context: &TcContext, skb: &Skb, receiver: &Receiver<'_>) -> Result<
     Ok(forward::to_stack(skb, PassReason::FromHost))
 }
 
-/// Answers of [`to_workload_track4`]: the packet may have to be translated, or is an error about one that was.
+/// Answers of [`to_workload_track4`]: the packet may have to be translated, is an error about one that was, or a
+/// fragment.
 const TRACK_NAT: i32 = 1;
 const TRACK_NAT_ERROR: i32 = 2;
+const TRACK_FRAGMENT: i32 = 3;
 
 /// Keeps the flow of a packet that the host sends. Returns 0, or what is to be done instead.
 #[unsafe(no_mangle)]
@@ -128,7 +138,11 @@ fn track_host_packet<F: Family>(raw: *mut __sk_buff) -> i32 {
     let Ok(receiver) = Receiver::of(&tables, &skb) else {
         return 0;
     };
-    let Ok(packet) = F::parse(&skb) else { return 0 };
+    let packet = match F::parse(&skb) {
+        Ok(packet) => packet,
+        Err(DropReason::Fragment) => return TRACK_FRAGMENT,
+        Err(_) => return 0,
+    };
     match packet.kind {
         PacketKind::IcmpError if nat::concerns_error_received::<F>(receiver.endpoint) => {
             return TRACK_NAT_ERROR;
@@ -171,12 +185,16 @@ pub(super) fn track<F: Family>(receiver: &Receiver<'_>, packet: &Packet<F>, seen
 
 /// The fast path of traffic from outside: the packet continues a flow that was judged under the policy in force.
 #[inline(always)]
-fn from_remote<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR: u32>(
+fn from_remote<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR: u32, const FRAGMENT: u32>(
     context: &TcContext,
     skb: &Skb,
     receiver: &Receiver<'_>,
 ) -> Result<Action, DropReason> {
-    let packet = F::parse(skb)?;
+    let packet = match F::parse(skb) {
+        Ok(packet) => packet,
+        Err(DropReason::Fragment) => return Err(leave_to::<FRAGMENT>(context)),
+        Err(reason) => return Err(reason),
+    };
     match packet.kind {
         PacketKind::Neighbor => return Err(DropReason::NeighborSender),
         PacketKind::IcmpError => {
@@ -235,7 +253,7 @@ fn try_unsettled<F: Family, const NAT: u32>(
 ) -> Result<Action, DropReason> {
     let tables = Tables::active()?;
     let receiver = Receiver::of(&tables, skb)?;
-    let packet = F::parse(skb)?;
+    let packet = F::parse_with_ports(skb)?;
     if packet.kind == PacketKind::IcmpError {
         if F::quoted_slots(skb, false)?.source != receiver.slot {
             return Err(DropReason::IcmpUnrelated);

@@ -9,6 +9,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{TestRun, TestRunOptions};
 use calico_ebpf_common::expire::{Clock, ExpireEntry, ExpireHeader};
 use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6, NOT_TRANSLATED};
+use calico_ebpf_common::fragment::{Datagram, DatagramKey};
 use calico_ebpf_common::maps::{self, Counter};
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
@@ -73,6 +74,13 @@ impl Dataplane {
     /// Returns the number of flows of both families.
     pub fn flow_count(&self) -> usize {
         self.flows4().len() + self.flows6().len()
+    }
+
+    /// Returns the number of datagrams that wait for more fragments.
+    pub fn datagram_count(&self) -> usize {
+        let map = self.loaded().object.map(maps::DATAGRAMS).expect("a map");
+        let map: HashMap<_, DatagramKey, Datagram> = HashMap::try_from(map).expect("a hash map");
+        map.keys().count()
     }
 
     /// Returns the flow of a path, whichever way it was opened. Protocols without ports have paths without ports.

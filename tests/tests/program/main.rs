@@ -5,6 +5,7 @@ mod antispoof;
 mod changes;
 mod conntrack;
 mod forwarding;
+mod fragments;
 mod host_traffic;
 mod icmp;
 mod loads;

@@ -186,7 +186,6 @@ fn options(kind: u8, words: u8) -> (u8, Vec<u8>) {
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
 #[test]
@@ -207,14 +206,8 @@ fn scenario_13_udp_is_found_behind_hop_by_hop_and_destination_options() {
 }
 
 #[test]
-fn scenario_13_ipv6_fragments_and_open_routing_headers_are_dropped() {
+fn scenario_13_open_routing_headers_and_misplaced_options_are_dropped() {
     let mut dataplane = open();
-    let fragment = path(V6).udp_behind(&[(FRAGMENT, vec![0, 0, 0, 1, 0, 0, 0, 1])]);
-    let later = path(V6).udp_behind(&[
-        options(HOP_BY_HOP, 1),
-        (FRAGMENT, vec![0, 0, 0x10, 0, 0, 0, 0, 1]),
-    ]);
-    expect_drops_at_both_hooks(&mut dataplane, &[fragment, later], DropReason::Fragment);
     // Segments left: 1.
     let routed = path(V6).udp_behind(&[(ROUTING, vec![0, 0, 4, 1, 0, 0, 0, 0])]);
     expect_drops_at_both_hooks(&mut dataplane, &[routed], DropReason::ExtensionHeaders);
@@ -222,18 +215,6 @@ fn scenario_13_ipv6_fragments_and_open_routing_headers_are_dropped() {
     let misplaced = path(V6).udp_behind(&[options(DESTINATION, 1), options(HOP_BY_HOP, 1)]);
     let long = path(V6).udp_behind(&[(DESTINATION, vec![0, 200, 1, 4, 0, 0, 0, 0])]);
     expect_drops_at_both_hooks(&mut dataplane, &[misplaced, long], DropReason::Malformed);
-}
-
-#[test]
-fn scenario_75_ipv4_fragments_first_and_later_are_dropped() {
-    let mut dataplane = open();
-    let fragments = [[0x20, 0x00], [0x00, 0x01], [0x3f, 0xff]]
-        .map(|bits| udp(V4).with(ETHERNET_BYTES + 6, &bits).with_header_checksum());
-    expect_drops_at_both_hooks(&mut dataplane, &fragments, DropReason::Fragment);
-    let whole = udp(V4)
-        .with(ETHERNET_BYTES + 6, &[0x40, 0])
-        .with_header_checksum();
-    dataplane.from_workload("a", &whole).expect_redirect_to("b");
 }
 
 #[test]
