@@ -31,7 +31,9 @@ pub struct Endpoint {
     pub flags: u16,
     /// The tap's own MAC address, the source of frames towards the workload.
     pub host_mac: [u8; 6],
-    pub reserved0: [u8; 2],
+    /// Longest packet that the tap takes, in bytes without the Ethernet header; longer ones are the host stack's to
+    /// answer or to cut.
+    pub mtu: u16,
     /// [`crate::policy::PolicySet`] line that judges packets from the workload; 0 denies.
     pub egress_set: u32,
     /// [`crate::policy::PolicySet`] line that judges packets to the workload; 0 denies.

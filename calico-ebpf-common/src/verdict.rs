@@ -114,5 +114,7 @@ reasons! {
         Untracked = 8, "untracked";
         /// To or from the metadata service.
         Metadata = 9, "metadata";
+        /// Longer than the MTU of the target's tap: the host stack answers it or cuts it.
+        PacketTooBig = 10, "packet-too-big";
     }
 }

@@ -182,6 +182,13 @@ impl Skb {
         unsafe { (*self.raw).len }
     }
 
+    /// Returns the bytes of payload in each segment that the packet is to be cut into; 0 for a packet as it is.
+    #[inline(always)]
+    pub(crate) fn gso_size(&self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.raw).gso_size }
+    }
+
     /// Returns the interface that the program is attached to.
     #[inline(always)]
     pub(crate) fn ifindex(&self) -> u32 {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use calico_ebpf_common::verdict::DropReason;
+use calico_ebpf_common::verdict::{DropReason, PassReason};
 use calico_ebpf_userspace::report::{AgentReport, REPORT_FILE};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -164,15 +164,27 @@ impl Launcher {
 
     /// Returns packets by drop reason, of the kernel's counters.
     pub fn counters(&self) -> BTreeMap<String, u64> {
+        self.counted("dropped")
+    }
+
+    fn counted(&self, list: &str) -> BTreeMap<String, u64> {
         let counters = self.query(&["counters"]);
-        let dropped = counters["dropped"].as_array().expect("a list of drop reasons");
+        let entries = counters[list].as_array().expect("a list of reasons");
         let entry = |entry: &Value| Some((entry["reason"].as_str()?.to_owned(), entry["packets"].as_u64()?));
-        dropped.iter().filter_map(entry).collect()
+        entries.iter().filter_map(entry).collect()
     }
 
     /// Returns packets dropped for a reason so far.
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.counters().get(reason.name()).copied().unwrap_or_default()
+    }
+
+    /// Returns packets let pass for a reason so far.
+    pub fn passes(&self, reason: PassReason) -> u64 {
+        self.counted("passed")
+            .get(reason.name())
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Returns every flow in the kernel.

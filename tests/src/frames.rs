@@ -164,6 +164,29 @@ pub fn is_time_exceeded(frame: &[u8], sender: IpAddr) -> bool {
     }
 }
 
+/// Returns the MTU that an ICMP "fragmentation needed" or an ICMPv6 "packet too big" from `sender` tells.
+pub fn told_mtu(frame: &[u8], sender: IpAddr) -> Option<u32> {
+    let number = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .fold(0, |number, byte| number << 8 | u32::from(*byte))
+    };
+    match sender {
+        IpAddr::V4(sender) => {
+            let is_told = frame.get(12..14) == Some(&[0x08, 0x00])
+                && frame.get(26..30) == Some(&sender.octets())
+                && frame.get(34..36) == Some(&[3, 4]);
+            is_told.then(|| frame.get(40..42).map(number)).flatten()
+        }
+        IpAddr::V6(sender) => {
+            let is_told = frame.get(12..14) == Some(&[0x86, 0xdd])
+                && frame.get(22..38) == Some(&sender.octets())
+                && frame.get(54..56) == Some(&[2, 0]);
+            is_told.then(|| frame.get(58..62).map(number)).flatten()
+        }
+    }
+}
+
 /// Returns TTL or hop limit of an untagged IP frame.
 pub fn ttl(frame: &[u8]) -> Option<u8> {
     match frame.get(12..14)? {

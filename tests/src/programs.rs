@@ -134,6 +134,7 @@ impl Dataplane {
             .or_insert_with(|| HostInterface {
                 ifindex,
                 mac: MacAddress(workload.tap_mac),
+                mtu: 1500,
                 loose_until: 0,
             });
         self.put(&change(endpoint_object(name, workload.mac, addresses)));
@@ -228,12 +229,37 @@ impl Dataplane {
         self.from_workload_marked(name, packet, 0)
     }
 
+    /// As [`Self::from_workload`]; the packet is to be cut into segments of `segment` bytes of payload (GSO).
+    pub fn from_workload_in_segments(&mut self, name: &str, packet: &Packet, segment: u32) -> Ran {
+        let context = Context {
+            segment,
+            ..Context::default()
+        };
+        self.run_from_workload(name, packet, context)
+    }
+
     /// As [`Self::from_workload`]; the packet bears a mark already.
     pub fn from_workload_marked(&mut self, name: &str, packet: &Packet, mark: u32) -> Ran {
+        let context = Context {
+            mark,
+            ..Context::default()
+        };
+        self.run_from_workload(name, packet, context)
+    }
+
+    fn run_from_workload(&mut self, name: &str, packet: &Packet, context: Context) -> Ran {
         let workload = self.workloads[name];
         let bytes = packet.filled(workload.mac, workload.tap_mac);
         self.switch_to(name);
-        self.run(maps::PROGRAM_FROM_WORKLOAD, &bytes, Context { mark, ingress: LO })
+        self.run(maps::PROGRAM_FROM_WORKLOAD, &bytes, context)
+    }
+
+    /// Gives a workload's tap another MTU.
+    pub fn set_mtu(&mut self, name: &str, mtu: u32) {
+        self.change_host(|host| {
+            let interface = host.interfaces.get_mut(&tap(name));
+            interface.expect("a tap").mtu = mtu;
+        });
     }
 
     /// Runs the hook that sees what the host sends to the workload.
@@ -250,7 +276,12 @@ impl Dataplane {
             Origin::Remote => LO,
         };
         self.switch_to(name);
-        self.run(maps::PROGRAM_TO_WORKLOAD, &bytes, Context { mark, ingress })
+        let context = Context {
+            mark,
+            ingress,
+            ..Context::default()
+        };
+        self.run(maps::PROGRAM_TO_WORKLOAD, &bytes, context)
     }
 
     /// Hands what `from_workload` redirected to the hook of the tap that it was redirected to.
@@ -262,7 +293,7 @@ impl Dataplane {
     /// Runs a hook as it stands, whatever table is in force.
     pub fn run_bare(&mut self, program: &str, packet: &Packet) -> Ran {
         let bytes = packet.filled([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
-        self.run(program, &bytes, Context { mark: 0, ingress: LO })
+        self.run(program, &bytes, Context::default())
     }
 
     /// Puts the state in force with the workload `name` at `lo`. Without a workload of that name, `lo` is nobody's.

@@ -144,6 +144,9 @@ pub(super) fn write_endpoints(
             mac: place.endpoint.mac.map_or([0; 6], |mac| mac.0),
             flags: if sources.is_any { FLAG_ANY_SOURCE } else { 0 },
             host_mac: place.interface.map_or([0; 6], |interface| interface.mac.0),
+            mtu: place
+                .interface
+                .map_or(0, |interface| u16::try_from(interface.mtu).unwrap_or(u16::MAX)),
             egress_set: *egress_set,
             ingress_set: *ingress_set,
             sources4: if sources.v4.is_empty() {

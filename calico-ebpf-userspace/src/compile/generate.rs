@@ -223,6 +223,7 @@ pub fn case(random: &mut Random) -> Case {
         let interface = HostInterface {
             ifindex: 100 + u32::from(number),
             mac,
+            mtu: 1500,
             loose_until: 0,
         };
         host.interfaces.insert(endpoint.interface_name.clone(), interface);

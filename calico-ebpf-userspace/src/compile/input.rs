@@ -25,6 +25,8 @@ pub struct HostInterface {
     pub ifindex: u32,
     /// The tap's own MAC.
     pub mac: MacAddress,
+    /// In bytes, without the Ethernet header.
+    pub mtu: u32,
     /// `jiffies64` until which TCP in mid-stream is taken up without a flow.
     pub loose_until: u64,
 }

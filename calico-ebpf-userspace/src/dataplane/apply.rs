@@ -326,6 +326,7 @@ impl Dataplane {
                 let fact = HostInterface {
                     ifindex: tap.map_or(0, |_| interface.ifindex),
                     mac: interface.mac.unwrap_or(MacAddress([0; 6])),
+                    mtu: interface.mtu,
                     loose_until: tap.map_or(0, |tap| tap.loose_until),
                 };
                 (interface.name.clone(), fact)

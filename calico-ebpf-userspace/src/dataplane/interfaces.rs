@@ -14,6 +14,8 @@ pub struct Interface {
     pub name: String,
     /// `None` for interfaces without an Ethernet address.
     pub mac: Option<MacAddress>,
+    /// In bytes, without the Ethernet header.
+    pub mtu: u32,
     /// Administratively up, and with a carrier: something holds the other end.
     pub up: bool,
 }
@@ -37,7 +39,11 @@ pub async fn read_back(netlink: &rtnetlink::Handle) -> Result<Interfaces, rtnetl
 fn interface_of(message: &LinkMessage) -> Option<Interface> {
     let mut name = None;
     let mut mac = None;
+    let mut mtu = 0;
     for attribute in &message.attributes {
+        if let LinkAttribute::Mtu(bytes) = attribute {
+            mtu = *bytes;
+        }
         if let LinkAttribute::IfName(text) = attribute {
             name = Some(text.clone());
         }
@@ -50,6 +56,7 @@ fn interface_of(message: &LinkMessage) -> Option<Interface> {
         ifindex: message.header.index,
         name: name?,
         mac,
+        mtu,
         up,
     })
 }

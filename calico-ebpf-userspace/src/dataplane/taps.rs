@@ -102,6 +102,7 @@ mod tests {
             ifindex: 6,
             name: "tap1".to_owned(),
             mac: None,
+            mtu: 1500,
             up: true,
         };
         taps.retain(&Interfaces::from([(6, back)]));

@@ -15,6 +15,8 @@ pub(crate) const TCP_ACK: u8 = 16;
 
 /// Bytes of a TCP header without options, RFC 9293. Offsets: ports 0 and 2, data offset 12, flags 13.
 const TCP_BYTES: usize = 20;
+/// Bytes of the longest TCP header.
+const MAX_TCP_BYTES: u32 = 60;
 /// Bytes of a UDP header, RFC 768. Offsets: ports 0 and 2, length 4. UDPLite (RFC 3828) has checksum coverage in place of
 /// the length; SCTP and DCCP begin with the same two ports.
 const UDP_BYTES: usize = 8;
@@ -63,6 +65,18 @@ fn parse_tcp<F: Family>(skb: &Skb, packet: &mut Packet<F>) -> Result<(), DropRea
     packet.tcp_flags = tcp.u8::<13>();
     set_ports(packet, tcp.be16::<0>(), tcp.be16::<2>());
     Ok(())
+}
+
+/// Returns the bytes of the transport header of a packet that is to be cut into segments: TCP or UDP.
+#[inline(always)]
+pub(crate) fn header_bytes<F: Family>(skb: &Skb, packet: &Packet<F>) -> u32 {
+    if packet.protocol != protocol::TCP {
+        return UDP_BYTES as u32;
+    }
+    match skb.view::<TCP_BYTES>(packet.transport_offset) {
+        Ok(tcp) => u32::from(tcp.u8::<12>() >> 4) * 4,
+        Err(_) => MAX_TCP_BYTES,
+    }
 }
 
 #[inline(always)]

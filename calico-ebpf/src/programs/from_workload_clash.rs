@@ -6,7 +6,7 @@ use aya_ebpf::programs::TcContext;
 use calico_ebpf_common::flow::Flow;
 use calico_ebpf_common::moved_port::{NAT_PORT_ONLY, moved_flags, moved_port};
 use calico_ebpf_common::nat::NAT_LOWEST;
-use calico_ebpf_common::verdict::{DropReason, PassReason};
+use calico_ebpf_common::verdict::DropReason;
 
 use super::drop_packet;
 use super::from_workload::{Sender, send};
@@ -111,8 +111,10 @@ fn try_clash<F: Rewrite>(skb: &Skb) -> Result<Action, DropReason> {
         &mut seen,
         flow.as_ref(),
     )?;
-    if end.endpoint.is_some() && packet.hop_limit <= 1 {
-        return Ok(forward::to_stack(skb, PassReason::TtlExceeded));
+    if let Some(target) = end.endpoint
+        && let Some(reason) = forward::is_for_stack(skb, &packet, target)
+    {
+        return Ok(forward::to_stack(skb, reason));
     }
     translate_with(skb, &packet, translation.destination, translation.source, port)?;
     send(skb, &packet, end)

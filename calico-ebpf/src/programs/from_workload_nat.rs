@@ -92,9 +92,11 @@ fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> 
         _ => None,
     };
     let end = carry(skb, &tables, &sender, &packet, &translation, &mut seen, flow)?;
-    if end.endpoint.is_some() && packet.hop_limit <= 1 {
+    if let Some(target) = end.endpoint
+        && let Some(reason) = forward::is_for_stack(skb, &packet, target)
+    {
         // As it came: the error that the host answers with quotes what the workload sent.
-        return Ok(forward::to_stack(skb, PassReason::TtlExceeded));
+        return Ok(forward::to_stack(skb, reason));
     }
     translate(skb, &packet, translation.destination, translation.source)?;
     send(skb, &packet, end)

@@ -116,11 +116,24 @@ pub(super) const SK_BUFF_BYTES: usize = 192;
 pub(super) const SK_BUFF_MARK: usize = 8;
 const SK_BUFF_INGRESS_IFINDEX: usize = 36;
 const SK_BUFF_IFINDEX: usize = 40;
+const SK_BUFF_GSO_SIZE: usize = 176;
 
 #[derive(Clone, Copy)]
 pub(super) struct Context {
     pub(super) mark: u32,
     pub(super) ingress: u32,
+    /// Bytes in each segment that the packet is to be cut into; 0 for none.
+    pub(super) segment: u32,
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self {
+            mark: 0,
+            ingress: LO,
+            segment: 0,
+        }
+    }
 }
 
 impl Context {
@@ -130,6 +143,7 @@ impl Context {
             (SK_BUFF_MARK, self.mark),
             (SK_BUFF_INGRESS_IFINDEX, self.ingress),
             (SK_BUFF_IFINDEX, LO),
+            (SK_BUFF_GSO_SIZE, self.segment),
         ];
         for (offset, value) in fields {
             bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());

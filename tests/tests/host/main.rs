@@ -23,6 +23,7 @@ mod nat_ports;
 mod observed;
 mod packages;
 mod parameters;
+mod path_mtu;
 mod policy;
 mod recorded_clouds;
 mod restarts;

@@ -94,6 +94,61 @@ fn scenario_80_a_packet_without_hops_goes_to_the_host_as_it_is() {
 }
 
 #[test]
+fn scenario_78_a_packet_longer_than_the_targets_tap_takes_goes_to_the_host() {
+    let mut dataplane = open();
+    for family in families() {
+        dataplane.set_mtu("b", 1400);
+        let there = family.a_to_b(4000, 80);
+        let headers = there.udp_with(&[]).bytes().len() - ETHERNET_BYTES;
+        for (length, fits) in [(1400, true), (1401, false), (1500, false)] {
+            let packet = there.udp_with(&vec![1; length - headers]);
+            let ran = dataplane.from_workload("a", &packet);
+            if fits {
+                ran.expect_redirect_to("b");
+            } else {
+                ran.expect_pass(PassReason::PacketTooBig);
+                assert_eq!(ran.packet[ETHERNET_BYTES..], packet.bytes()[ETHERNET_BYTES..]);
+            }
+        }
+        // Without a local target the host's stack compares by itself.
+        dataplane
+            .from_workload("a", &family.a_to_far(4000, 80).udp_with(&[1; 1400]))
+            .expect_pass(PassReason::Remote);
+        // The tap's MTU may change.
+        dataplane.set_mtu("b", 1500);
+        dataplane
+            .from_workload("a", &there.udp_with(&vec![1; 1500 - headers]))
+            .expect_redirect_to("b");
+    }
+}
+
+#[test]
+fn scenario_79_a_packet_to_be_cut_into_segments_passes_whole_if_the_segments_fit() {
+    let mut dataplane = open();
+    for family in families() {
+        let there = family.a_to_b(4000, 80);
+        dataplane
+            .from_workload("a", &there.tcp("S"))
+            .expect_redirect_to("b");
+        dataplane
+            .from_workload("b", &there.back().tcp("SA"))
+            .expect_redirect_to("a");
+        let tcp = there.tcp_with("A", &[1; 3000]);
+        let udp = there.udp_with(&[1; 3000]);
+        for (packet, headers) in [(tcp, 20), (udp, 8)] {
+            let ip = u32::try_from(packet.transport() - ETHERNET_BYTES).expect("a short header");
+            let fits = 1500 - ip - headers;
+            dataplane
+                .from_workload_in_segments("a", &packet, fits)
+                .expect_redirect_to("b");
+            dataplane
+                .from_workload_in_segments("a", &packet, fits + 1)
+                .expect_pass(PassReason::PacketTooBig);
+        }
+    }
+}
+
+#[test]
 fn scenario_81_the_answers_of_an_open_flow_are_redirected_too() {
     let mut dataplane = open();
     for family in families() {

@@ -64,6 +64,7 @@ impl Host {
             ifindex,
             name: name.to_owned(),
             mac: None,
+            mtu: 1500,
             up: true,
         };
         self.interfaces.insert(ifindex, interface.clone());

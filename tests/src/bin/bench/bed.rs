@@ -102,6 +102,7 @@ fn fill_table(object: &mut Ebpf, count: usize, names: [&str; 2], ifindexes: [u32
                 HostInterface {
                     ifindex,
                     mac: MacAddress(HOST_MAC),
+                    mtu: 1500,
                     loose_until: 0,
                 },
             )

@@ -42,6 +42,7 @@ fn interfaces_lead_to_endpoints_and_absent_ones_to_none() {
     assert_eq!(endpoint_of(&built, 40).ifindex, 0);
     assert_eq!(endpoint_of(&built, 1).loose_until, 77);
     assert_eq!(endpoint_of(&built, 1).host_mac, [0xfe, 0, 0, 0, 0, 1]);
+    assert_eq!(endpoint_of(&built, 1).mtu, 1450);
     assert!(built.endpoint_problems.is_empty());
 }
 

@@ -153,6 +153,7 @@ fn attach(case: &mut Case, name: &str, ifindex: u32) {
     let interface = HostInterface {
         ifindex,
         mac: MacAddress([0xfe, 0, 0, 0, 0, 1]),
+        mtu: 1450,
         loose_until: 77,
     };
     case.host.interfaces.insert(name.to_owned(), interface);
