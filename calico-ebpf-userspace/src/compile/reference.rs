@@ -119,35 +119,34 @@ pub fn judge(
     direction: Direction,
     facts: &PacketFacts,
 ) -> Judgement {
+    let decided = |allow, log, owner, index| Judgement {
+        allow,
+        log,
+        decided_by: Some(RuleRef {
+            direction,
+            owner,
+            index,
+        }),
+    };
+    let denied = |log| Judgement {
+        allow: false,
+        log,
+        decided_by: None,
+    };
     let mut log = false;
     'tiers: for tier in &policy.tiers {
         for rules in &tier.policies {
             match walk(state, &rules.rules, facts, &mut log) {
                 Outcome::Decided { allow, index } => {
-                    let owner = RuleOwner::Policy {
-                        tier: Arc::clone(&tier.name),
-                        key: rules.key.clone(),
-                    };
-                    return Judgement {
-                        allow,
-                        log,
-                        decided_by: Some(RuleRef {
-                            direction,
-                            owner,
-                            index,
-                        }),
-                    };
+                    let (tier, key) = (Arc::clone(&tier.name), rules.key.clone());
+                    return decided(allow, log, RuleOwner::Policy { tier, key }, index);
                 }
                 Outcome::Passed => continue 'tiers,
                 Outcome::NoMatch => {}
             }
         }
         if !tier.default_pass {
-            return Judgement {
-                allow: false,
-                log,
-                decided_by: None,
-            };
+            return denied(log);
         }
     }
     for profile in &policy.profiles {
@@ -155,26 +154,14 @@ pub fn judge(
         match walk(state, rules, facts, &mut log) {
             Outcome::Decided { allow, index } => {
                 let owner = RuleOwner::Profile(Arc::clone(&profile.name));
-                return Judgement {
-                    allow,
-                    log,
-                    decided_by: Some(RuleRef {
-                        direction,
-                        owner,
-                        index,
-                    }),
-                };
+                return decided(allow, log, owner, index);
             }
             // There is no next tier behind the profiles.
             Outcome::Passed => break,
             Outcome::NoMatch => {}
         }
     }
-    Judgement {
-        allow: false,
-        log,
-        decided_by: None,
-    }
+    denied(log)
 }
 
 fn walk(state: &EffectiveState, rules: &[EffectiveRule], facts: &PacketFacts, log: &mut bool) -> Outcome {
@@ -183,17 +170,9 @@ fn walk(state: &EffectiveState, rules: &[EffectiveRule], facts: &PacketFacts, lo
             continue;
         }
         match rule.action {
-            Action::Allow => {
-                return Outcome::Decided {
-                    allow: true,
-                    index: rule.index,
-                };
-            }
-            Action::Deny => {
-                return Outcome::Decided {
-                    allow: false,
-                    index: rule.index,
-                };
+            Action::Allow | Action::Deny => {
+                let (allow, index) = (rule.action == Action::Allow, rule.index);
+                return Outcome::Decided { allow, index };
             }
             Action::Log => *log = true,
             Action::Pass => return Outcome::Passed,
