@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::build_ebpf::{self, Flavour};
 use crate::progress::headline;
@@ -55,6 +55,11 @@ pub(crate) fn build(others: &[&str]) -> Result<Built> {
         .collect();
     let mut paths = release::binaries(&names)?.into_iter();
     let built = paths.next().context("no binary was built")?;
+    ensure!(
+        !has_mutants(&built)?,
+        "{} was built with the feature `mutants`, which makes mistakes on purpose",
+        built.display()
+    );
     let agent = workspace::target_dir()?.join("release/calico-ebpf");
     if let Some(directory) = agent.parent() {
         fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
@@ -67,6 +72,17 @@ pub(crate) fn build(others: &[&str]) -> Result<Built> {
         agent,
         others: paths.collect(),
     })
+}
+
+/// Stands in every binary that was built with mutants (`compile::mutants`).
+const MUTANTS_MARK: &[u8] = b"calico-ebpf: built with known mistakes";
+
+/// Returns whether a binary was built with mutants.
+pub(crate) fn has_mutants(binary: &Path) -> Result<bool> {
+    let bytes = fs::read(binary).with_context(|| binary.display().to_string())?;
+    Ok(bytes
+        .windows(MUTANTS_MARK.len())
+        .any(|window| window == MUTANTS_MARK))
 }
 
 /// Returns the loader's words about a binary that needs no loader.

@@ -271,7 +271,11 @@ impl Space {
                 interval += 1;
             }
             membership.clear();
-            membership.extend_from_slice(&cuts[interval].1);
+            membership.extend_from_slice(mutated!(
+                ExactWithoutNets,
+                &cuts[interval].1,
+                std::slice::from_ref(&self.family)
+            ));
             membership.extend(entries.iter().filter_map(|entry| entry.1));
             membership.sort_unstable();
             membership.dedup();

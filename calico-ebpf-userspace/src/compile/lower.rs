@@ -120,9 +120,16 @@ pub fn lower_direction(
         }
         lowered.default_pass.push(tier.default_pass);
     }
-    for profile in &policy.profiles {
+    for profile in policy
+        .profiles
+        .iter()
+        .take(mutated!(FirstProfileOnly, usize::MAX, 1))
+    {
         // A missing profile denies what reaches it: nothing behind it counts.
-        let Some(rules) = &profile.rules else { break };
+        let missing = mutated!(MissingProfileSkipped, None, Some(const { &Vec::new() }));
+        let Some(rules) = profile.rules.as_ref().or(missing) else {
+            break;
+        };
         let owner = || RuleOwner::Profile(profile.name.clone());
         add(lowered.default_pass.len(), &owner, rules, &mut lowered.rules);
     }
@@ -164,12 +171,12 @@ fn lower_rule(
         PortPredicates::destination_ports,
     )?;
     let (remote, local) = match direction {
-        Direction::Egress => (destination, source),
+        Direction::Egress => mutated!(SidesSwapped, (destination, source), (source, destination)),
         Direction::Ingress => (source, destination),
     };
     Some(LoweredRule {
         tier,
-        action: rule.action,
+        action: mutated!(PassAllows, rule.action, pass_allows(rule.action)),
         number,
         remote,
         local,
@@ -177,6 +184,15 @@ fn lower_rule(
         destination: destination_ports,
         source: source_ports,
     })
+}
+
+#[cfg(feature = "mutants")]
+fn pass_allows(action: Action) -> Action {
+    if action == Action::Pass {
+        Action::Allow
+    } else {
+        action
+    }
 }
 
 fn asks_ports(entity: &EffectiveEntity) -> bool {
@@ -190,7 +206,7 @@ fn lower_protocol(
     asks_ports: bool,
     predicates: &mut PortPredicates,
 ) -> Option<Tests> {
-    if rule.ip_version.is_some_and(|wanted| wanted != version) {
+    if mutated!(VersionIgnored, rule.ip_version, None).is_some_and(|wanted| wanted != version) {
         return None;
     }
     let mut tests = Tests::default();
@@ -238,6 +254,7 @@ fn lower_addresses(entity: &EffectiveEntity, predicates: &mut AddressPredicates)
     tests
         .none
         .extend(entity.not_sets.iter().map(|set| predicates.set(set)));
+    mutated!(NegationLost, {}, tests.none.clear());
     Some(tests)
 }
 
@@ -282,7 +299,7 @@ fn lower_list(
                 protocol,
                 port: number,
             } => {
-                let own = group_mask(protocol.0) & groups;
+                let own = mutated!(NamedPortProtocol, group_mask(protocol.0), GroupMask::MAX) & groups;
                 if own == 0 {
                     continue;
                 }

@@ -3,6 +3,9 @@
 //! [`reference`] is the judge: what it says about a packet is right. [`classes`], [`ports`], [`cells`] and
 //! [`table`] turn the same policy into the lines that the kernel reads; [`amend`] makes them follow small changes.
 
+#[macro_use]
+pub mod mutants;
+
 pub mod amend;
 mod bits;
 pub mod cells;

@@ -73,7 +73,8 @@ impl PortPredicates {
     /// Returns the number of "type and code are these", for the ICMP of one family.
     pub fn icmp(&mut self, version: IpVersion, wanted: IcmpMatch) -> PortPredicateId {
         let first = u16::from(wanted.kind) << 8 | u16::from(wanted.code.unwrap_or(0));
-        let last = u16::from(wanted.kind) << 8 | u16::from(wanted.code.unwrap_or(u8::MAX));
+        let last = u16::from(wanted.kind) << 8
+            | u16::from(mutated!(IcmpCode, wanted.code.unwrap_or(u8::MAX), u8::MAX));
         let groups = group_mask(icmp_protocol(version).0);
         let predicate = PortPredicate::Values {
             groups,
@@ -234,7 +235,7 @@ fn cut_values(
         }
         for (first, last) in ranges {
             borders.push((u32::from(*first), false, id));
-            borders.push((u32::from(*last) + 1, true, id));
+            borders.push((u32::from(*last) + mutated!(PortBoundary, 1, 0), true, id));
         }
     }
     borders.sort_unstable();

@@ -18,7 +18,8 @@ pub(super) fn write_tree4(
     writer: &mut LineWriter,
     intervals: &[(u32, Class)],
 ) -> Result<u32, TooManyIntervals> {
-    let starts: Vec<u32> = intervals.iter().map(|interval| interval.0).collect();
+    let start = |first: u32| mutated!(PrefixBoundary, first, first + u32::from(first > 0));
+    let starts: Vec<u32> = intervals.iter().map(|interval| start(interval.0)).collect();
     let line = |keys: &[u32]| {
         let mut line = Line {
             words: [u32::MAX; 16],

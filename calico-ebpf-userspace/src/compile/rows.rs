@@ -121,7 +121,7 @@ impl Planes {
             .map_or_else(|| Bits::none(self.width), |id| ports[&id].clone());
         let members = list.members.iter().map(|member| {
             let mut bits = ports[&member.port].clone();
-            bits.keep(&self.columns[&member.protocol]);
+            mutated!(NamedPortProtocol, bits.keep(&self.columns[&member.protocol]), ());
             (member.set, bits)
         });
         MemberMask {
@@ -198,7 +198,7 @@ impl Judge<'_> {
                     hit.for_each(|cell| cells[cell] = Cell::new(allow, logged.contains(cell), rule.number).0);
                     live.remove(hit);
                 }
-                Action::Log => logged.add(hit),
+                Action::Log => mutated!(LogDecides, logged.add(hit), live.remove(hit)),
                 Action::Pass => {
                     passed.add(hit);
                     live.remove(hit);
@@ -222,7 +222,8 @@ impl Judge<'_> {
 
     fn deny_live(&mut self, cells: &mut [u32]) {
         let Scratch { live, logged, .. } = &mut self.scratch;
-        live.for_each(|cell| cells[cell] = Cell::new(false, logged.contains(cell), 0).0);
+        let allow = mutated!(TierEndAllows, false, true);
+        live.for_each(|cell| cells[cell] = Cell::new(allow, logged.contains(cell), 0).0);
         live.clear();
     }
 

@@ -228,7 +228,7 @@ impl Amendable {
         let known = self.buckets.find(address);
         let old_class = known.map_or(around, |entry| entry.class);
         let mut membership: BTreeSet<PredicateId> = self.membership(old_class).iter().copied().collect();
-        membership.retain(|predicate| !moves.out_of.contains(predicate));
+        membership.retain(|predicate| mutated!(MemberNeverLeaves, !moves.out_of.contains(predicate), true));
         membership.extend(&moves.into);
         membership.extend(self.membership(around).iter());
         let membership: Membership = membership.into_iter().collect();
@@ -286,7 +286,7 @@ impl Amendable {
             .collect();
         for index in asking {
             let direction = &self.directions[index];
-            if !direction.judges_alike(old, new) {
+            if mutated!(GenerationKept, !direction.judges_alike(old, new), false) {
                 amendment.touched.extend(&direction.slots);
             }
         }

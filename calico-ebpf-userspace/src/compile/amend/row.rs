@@ -58,9 +58,11 @@ impl AmendableDirection {
             None => self.append_row(membership, ports, amendment)?,
         };
         if self.set.remote_remap != 0 {
-            amendment
-                .prepare
-                .push(Write::half(self.set.remote_remap, u32::from(class), remote));
+            amendment.prepare.push(Write::half(
+                self.set.remote_remap,
+                u32::from(class),
+                mutated!(AppendedClassRow, remote, 0),
+            ));
         }
         Ok(())
     }
@@ -102,7 +104,7 @@ impl AmendableDirection {
     fn write_row(&mut self, cells: &[u32], amendment: &mut Amendment) -> u32 {
         let row = self.used_rows;
         self.used_rows += 1;
-        for (local, block) in (0..).zip(cells.chunks(self.width())) {
+        for (local, block) in (0..mutated!(AppendedRowCells, u32::MAX, 1)).zip(cells.chunks(self.width())) {
             let first = (local * self.set.remote_rows + row) * self.width32();
             for (index, cell) in (first..).zip(block) {
                 self.cells[index as usize] = *cell;
