@@ -23,6 +23,7 @@ pub mod manifests;
 pub mod netns;
 pub mod node;
 pub mod packets;
+pub mod policy_packets;
 pub mod port;
 pub mod probe;
 pub mod programs;

@@ -3,6 +3,7 @@
 //! A run needs an interface that exists. It is `lo`, number 1, in every network namespace: the workload whose hook
 //! is run gets that number in the table, the others keep numbers that no packet is ever sent to.
 
+mod hooks;
 mod loaded;
 mod object;
 mod ran;
@@ -28,6 +29,7 @@ use loaded::{Loaded, Variant};
 use ran::{Context, SK_BUFF_BYTES, SK_BUFF_MARK, TC_ACT_REDIRECT};
 use reading::difference;
 
+pub use hooks::{Hook, Hooks, Packets, Table};
 pub use object::object_path;
 pub use ran::{Counted, Ran};
 

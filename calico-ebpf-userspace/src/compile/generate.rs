@@ -1,5 +1,8 @@
 //! Random policies and packets for tests: small, dense in corner cases, equal for an equal seed.
 
+mod changes;
+pub use changes::MOST_ENDPOINTS;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -47,7 +50,8 @@ impl Random {
         items[self.below(items.len())].clone()
     }
 
-    fn some<T>(&mut self, percent: usize, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
+    /// Returns what `make` makes in `percent` of 100 cases.
+    pub fn some<T>(&mut self, percent: usize, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
         if self.chance(percent) {
             Some(make(self))
         } else {
@@ -55,7 +59,8 @@ impl Random {
         }
     }
 
-    fn list<T>(&mut self, most: usize, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
+    /// Returns at most `most` things.
+    pub fn list<T>(&mut self, most: usize, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
         let count = self.below(most + 1);
         (0..count).map(|_| make(self)).collect()
     }
@@ -70,7 +75,8 @@ pub const ICMP_TYPES: [u8; 6] = [0, 3, 8, 128, 129, 255];
 /// ICMP codes.
 pub const ICMP_CODES: [u8; 4] = [0, 1, 4, 255];
 
-const NETS: [&str; 22] = [
+/// Prefixes in rules and sets.
+pub const NETS: [&str; 22] = [
     "0.0.0.0/0",
     "0.0.0.0/1",
     "128.0.0.0/1",
@@ -172,6 +178,28 @@ impl Case {
         })
     }
 
+    /// Adds endpoint `number`, its tap included.
+    fn add_endpoint(&mut self, random: &mut Random, number: u16, policy: Arc<EffectivePolicy>) {
+        let key = endpoint_key(number);
+        let [_, low] = number.to_be_bytes();
+        let endpoint = EffectiveEndpoint {
+            interface_name: format!("tap{number}"),
+            mac: Some(MacAddress([0xfa, 0x16, 0x3e, 0, 0, low])),
+            ip_networks: endpoint_networks(random, number),
+            allowed_ips: Vec::new(),
+            allow_spoofed_source_prefixes: Vec::new(),
+            ip_nats: Vec::new(),
+            policy,
+            labels: Arc::default(),
+        };
+        self.host
+            .interfaces
+            .insert(endpoint.interface_name.clone(), host_interface(number));
+        self.generations.insert(key.clone(), u32::from(number));
+        self.slots.insert(key.clone(), number);
+        self.state.endpoints.insert(key, Arc::new(endpoint));
+    }
+
     /// Returns one of the endpoints.
     pub fn endpoint(&self, random: &mut Random) -> Option<&ResourceKey> {
         let count = self.state.endpoints.len();
@@ -198,55 +226,46 @@ pub fn case(random: &mut Random) -> Case {
     let policies: Vec<Arc<EffectivePolicy>> = (0..=random.below(2))
         .map(|_| Arc::new(pool.policy(random)))
         .collect();
-    let mut host = HostFacts::default();
-    let mut generations = BTreeMap::new();
-    let mut slots = BTreeMap::new();
+    let mut case = Case {
+        state,
+        host: HostFacts::default(),
+        generations: BTreeMap::new(),
+        slots: BTreeMap::new(),
+        addresses: Vec::new(),
+    };
     for number in 1..=u16::try_from(random.below(4)).unwrap_or(0) + 1 {
-        let name = format!("vm{number}");
-        let key = ResourceKey {
-            kind: Kind::WorkloadEndpoint,
-            namespace: "openstack".to_owned(),
-            name,
-        };
-        let [_, low] = number.to_be_bytes();
-        let endpoint = EffectiveEndpoint {
-            interface_name: format!("tap{number}"),
-            mac: Some(MacAddress([0xfa, 0x16, 0x3e, 0, 0, low])),
-            ip_networks: endpoint_networks(random, number),
-            allowed_ips: Vec::new(),
-            allow_spoofed_source_prefixes: Vec::new(),
-            ip_nats: Vec::new(),
-            policy: random.pick(&policies),
-            labels: Arc::default(),
-        };
-        let mac = MacAddress([0xfe, 0x16, 0x3e, 0, 0, low]);
-        let interface = HostInterface {
-            ifindex: 100 + u32::from(number),
-            mac,
-            mtu: 1500,
-            loose_until: 0,
-        };
-        host.interfaces.insert(endpoint.interface_name.clone(), interface);
-        generations.insert(key.clone(), u32::from(number));
-        slots.insert(key.clone(), number);
-        state.endpoints.insert(key, Arc::new(endpoint));
+        let policy = random.pick(&policies);
+        case.add_endpoint(random, number, policy);
     }
-    host.host_addresses.extend([
+    case.host.host_addresses.extend([
         IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
         IpAddr::V6(Ipv6Addr::from_bits(1)),
     ]);
-    let addresses = border_addresses(&state);
-    Case {
-        state,
-        host,
-        generations,
-        slots,
-        addresses,
+    case.addresses = border_addresses(&case.state);
+    case
+}
+
+fn endpoint_key(number: u16) -> ResourceKey {
+    ResourceKey {
+        kind: Kind::WorkloadEndpoint,
+        namespace: "openstack".to_owned(),
+        name: format!("vm{number}"),
+    }
+}
+
+/// Returns the tap of endpoint `number`.
+pub fn host_interface(number: u16) -> HostInterface {
+    let [_, low] = number.to_be_bytes();
+    HostInterface {
+        ifindex: 100 + u32::from(number),
+        mac: MacAddress([0xfe, 0x16, 0x3e, 0, 0, low]),
+        mtu: 1500,
+        loose_until: 0,
     }
 }
 
 /// `10.0.0.n` and `fd00::n`, and sometimes one more.
-fn endpoint_networks(random: &mut Random, number: u16) -> Vec<IpNet> {
+pub fn endpoint_networks(random: &mut Random, number: u16) -> Vec<IpNet> {
     let [_, low] = number.to_be_bytes();
     let v4 = |low| IpNet::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, low)));
     let v6 = |low| IpNet::from(IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, low)));
@@ -256,19 +275,21 @@ fn endpoint_networks(random: &mut Random, number: u16) -> Vec<IpNet> {
     networks
 }
 
-fn net(random: &mut Random) -> IpNet {
+/// Returns one of [`NETS`].
+pub fn net(random: &mut Random) -> IpNet {
     random.pick(&NETS).parse().unwrap_or_default()
 }
 
 /// Returns first and last address of every net in use, and their neighbours.
-fn border_addresses(state: &EffectiveState) -> Vec<IpAddr> {
+pub fn border_addresses(state: &EffectiveState) -> Vec<IpAddr> {
     let nets = NETS.iter().filter_map(|text| text.parse().ok());
     let own = state
         .endpoints
         .values()
         .flat_map(|endpoint| endpoint.ip_networks.iter().copied());
+    let members = state.sets.values().flat_map(|members| members.iter().copied());
     let mut addresses = BTreeSet::new();
-    for net in nets.chain(own) {
+    for net in nets.chain(own).chain(members) {
         match net {
             IpNet::V4(net) => {
                 let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
@@ -321,7 +342,7 @@ impl Pool {
                 })
             });
             let policies = policies.collect();
-            (Arc::from(tier), random.chance(40), policies)
+            (Arc::from(tier), random.chance(60), policies)
         });
         let profiles = ["one", "two"].map(|name| {
             let is_missing = random.chance(20);
@@ -375,7 +396,7 @@ impl Pool {
 }
 
 fn rules(random: &mut Random, sets: &[SetId]) -> Vec<EffectiveRule> {
-    let count = u32::try_from(random.below(6)).unwrap_or(0);
+    let count = u32::try_from(random.below(9)).unwrap_or(0);
     // A skipped rule leaves a gap.
     (0..count).map(|index| rule(random, sets, index * 2)).collect()
 }
@@ -398,7 +419,7 @@ fn rule(random: &mut Random, sets: &[SetId], index: u32) -> EffectiveRule {
     EffectiveRule {
         action: random.pick(&actions),
         ip_version: random.some(25, |random| random.pick(&[IpVersion::V4, IpVersion::V6])),
-        protocol: random.some(40, |random| Protocol(random.pick(&PROTOCOLS))),
+        protocol: random.some(30, |random| Protocol(random.pick(&PROTOCOLS))),
         not_protocol: random.some(10, |random| Protocol(random.pick(&PROTOCOLS))),
         icmp: if is_about_icmp {
             random.some(60, icmp)
@@ -410,15 +431,15 @@ fn rule(random: &mut Random, sets: &[SetId], index: u32) -> EffectiveRule {
         } else {
             None
         },
-        source: entity(random, sets, 15),
-        destination: entity(random, sets, 35),
+        source: entity(random, sets, 10),
+        destination: entity(random, sets, 30),
         index,
     }
 }
 
 fn entity(random: &mut Random, sets: &[SetId], ports_percent: usize) -> EffectiveEntity {
     EffectiveEntity {
-        nets: random.some(25, |random| random.list(4, net)),
+        nets: random.some(20, |random| random.list(4, net)),
         not_nets: if random.chance(15) {
             random.list(2, net)
         } else {

@@ -19,3 +19,4 @@ mod parsing;
 mod policy;
 mod random;
 mod scene;
+mod updates;
