@@ -140,11 +140,13 @@ pub struct PrefixTree {
     pub levels: u32,
     /// First line of each level, the root's level first.
     pub level_lines: [u32; MAX_LEVELS],
-    /// Array of one class (`u16`) for each interval.
+    /// Array of one class (`u16`) for each interval; of one row (`u32`) in the trees of [`crate::fall_back`].
     pub classes: u32,
     /// Number of intervals.
     pub intervals: u32,
-    pub reserved: [u32; 4],
+    /// Row of the last address, which the intervals cannot tell apart. Unused where that is an exact entry.
+    pub last: u32,
+    pub reserved: [u32; 3],
 }
 crate::line_type!(PrefixTree);
 
@@ -152,6 +154,18 @@ crate::line_type!(PrefixTree);
 #[inline(always)]
 pub fn prefix_class4<L: Lines + ?Sized>(lines: &L, tree: u32, address: u32) -> Option<Class> {
     let tree: &PrefixTree = lines.line(tree)?.read_as();
+    lines.half_at(tree.classes, interval4(lines, tree, address, |count| count)?)
+}
+
+/// Returns the number of the interval that holds an IPv4 address. `in_turn` gets the count after each start: it may be
+/// [`crate::branchless::in_turn`].
+#[inline(always)]
+pub fn interval4<L: Lines + ?Sized>(
+    lines: &L,
+    tree: &PrefixTree,
+    address: u32,
+    in_turn: impl Fn(u32) -> u32,
+) -> Option<u32> {
     let address = if address == u32::MAX {
         u32::MAX - 1
     } else {
@@ -164,11 +178,11 @@ pub fn prefix_class4<L: Lines + ?Sized>(lines: &L, tree: u32, address: u32) -> O
         for word in &line.words {
             // Both are below 2^32: the difference with one more is negative just if the start is not above.
             let above = u64::from(*word).wrapping_sub(u64::from(address) + 1);
-            count += sign(above) as u32;
+            count = in_turn(count + sign(above) as u32);
         }
         if level as u32 + 1 >= tree.levels {
             let rank = (node.wrapping_mul(FANOUT4)).wrapping_add(count);
-            return lines.half_at(tree.classes, rank.wrapping_sub(1));
+            return Some(rank.wrapping_sub(1));
         }
         node = node.wrapping_mul(FANOUT4 + 1).wrapping_add(count);
     }
@@ -179,6 +193,12 @@ pub fn prefix_class4<L: Lines + ?Sized>(lines: &L, tree: u32, address: u32) -> O
 #[inline(always)]
 pub fn prefix_class6<L: Lines + ?Sized>(lines: &L, tree: u32, address: [u64; 2]) -> Option<Class> {
     let tree: &PrefixTree = lines.line(tree)?.read_as();
+    lines.half_at(tree.classes, interval6(lines, tree, address)?)
+}
+
+/// As [`interval4`], for IPv6.
+#[inline(always)]
+pub fn interval6<L: Lines + ?Sized>(lines: &L, tree: &PrefixTree, address: [u64; 2]) -> Option<u32> {
     let low = if address[0] == u64::MAX && address[1] == u64::MAX {
         u64::MAX - 1
     } else {
@@ -196,7 +216,7 @@ pub fn prefix_class6<L: Lines + ?Sized>(lines: &L, tree: u32, address: [u64; 2])
         let count = count as u32;
         if level as u32 + 1 >= tree.levels {
             let rank = (node.wrapping_mul(FANOUT6)).wrapping_add(count);
-            return lines.half_at(tree.classes, rank.wrapping_sub(1));
+            return Some(rank.wrapping_sub(1));
         }
         node = node.wrapping_mul(FANOUT6 + 1).wrapping_add(count);
     }

@@ -39,6 +39,13 @@ pub fn in_turn(value: u64) -> u64 {
     value
 }
 
+/// Returns the number of the lowest bit that is set; 64 if none is.
+#[inline(always)]
+pub fn lowest(value: u64) -> u32 {
+    // Hidden: recognised, it becomes a look-up in a table of constants.
+    opaque(!value & value.wrapping_sub(1)).count_ones()
+}
+
 /// Returns `value` in a way that the compiler cannot see through.
 #[inline(always)]
 fn opaque(value: u64) -> u64 {

@@ -17,6 +17,7 @@ pub mod address;
 pub mod branchless;
 pub mod endpoint;
 pub mod expire;
+pub mod fall_back;
 pub mod flow;
 pub mod fragment;
 pub mod line;

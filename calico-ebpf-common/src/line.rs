@@ -8,6 +8,8 @@ pub const LINE_BYTES: usize = 64;
 pub const HALVES: u32 = 32;
 /// 32-bit numbers in a line.
 pub const WORDS: u32 = 16;
+/// 64-bit numbers in a line.
+pub const DOUBLES: u32 = 8;
 
 /// One 64-byte line of the policy table, in the host's byte order.
 #[repr(C, align(64))]
@@ -32,6 +34,14 @@ impl Line {
         let first = core::ptr::from_ref(self).cast::<u32>();
         // SAFETY: the mask keeps the index inside the line's 16 words.
         unsafe { *first.add((index & (WORDS - 1)) as usize) }
+    }
+
+    /// Returns the 64-bit number at `index` modulo 8.
+    #[inline(always)]
+    pub fn double(&self, index: u32) -> u64 {
+        let first = core::ptr::from_ref(self).cast::<u64>();
+        // SAFETY: the mask keeps the index inside the line's 8 doubles; the line is aligned for `u64`.
+        unsafe { *first.add((index & (DOUBLES - 1)) as usize) }
     }
 
     /// Returns the line read as another 64-byte type.

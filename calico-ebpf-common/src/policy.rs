@@ -16,6 +16,10 @@ impl Cell {
     pub const DENY: Self = Self(0);
     const ALLOW_BIT: u32 = 1 << 31;
     const LOG_BIT: u32 = 1 << 30;
+    const FALL_BACK_BIT: u32 = 1 << 29;
+    /// Set in the cells of an egress and an ingress set, the egress one in the low half, if one of them only says which
+    /// [`crate::fall_back::FallBack`] is to be asked.
+    pub const FALL_BACK_BITS: u64 = (Self::FALL_BACK_BIT as u64) << 32 | Self::FALL_BACK_BIT as u64;
     const RULE_MASK: u32 = (1 << 24) - 1;
 
     /// Makes a cell. `rule` is the number of the deciding rule's counter (0: end of tier, profile or policy).
@@ -23,6 +27,22 @@ impl Cell {
         let allow = if allow { Self::ALLOW_BIT } else { 0 };
         let log = if log { Self::LOG_BIT } else { 0 };
         Self(allow | log | rule & Self::RULE_MASK)
+    }
+
+    /// Makes the only cell of a set that is judged by the [`crate::fall_back::FallBack`] at `line`. It denies where it is
+    /// taken for a verdict.
+    pub const fn fall_back(line: u32) -> Self {
+        Self(Self::FALL_BACK_BIT | line & (Self::FALL_BACK_BIT - 1))
+    }
+
+    /// Returns the line of the fall-back that is to be asked; `None` for a verdict.
+    #[inline(always)]
+    pub const fn fall_back_line(self) -> Option<u32> {
+        if self.0 & Self::FALL_BACK_BIT == 0 {
+            None
+        } else {
+            Some(self.0 & (Self::FALL_BACK_BIT - 1))
+        }
     }
 
     #[inline(always)]
@@ -47,7 +67,8 @@ impl Cell {
 ///
 /// "Remote" is the peer, "local" the endpoint that the set judges for. A line number of 0 stands for an axis with
 /// the single index 0. The cell of indices (local, remote, column, source) is number
-/// `((local * remote_rows + remote) * columns + column) * source_columns + source`.
+/// `((local * remote_rows + remote) * columns + column) * source_columns + source`. A set with too many combinations has a
+/// single cell, which says which [`crate::fall_back::FallBack`] judges.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct PolicySet {
@@ -80,7 +101,8 @@ pub struct Question {
     pub source_port_class: PortClass,
 }
 
-/// Returns the verdict of the set at line `set`; [`Cell::DENY`] for set 0 and for anything out of bounds.
+/// Returns the verdict of the set at line `set`, or which fall-back says it; [`Cell::DENY`] for set 0 and for anything
+/// out of bounds.
 #[inline(always)]
 pub fn verdict<L: Lines + ?Sized>(lines: &L, set: u32, question: Question) -> Cell {
     match checked_verdict(lines, set, question) {

@@ -229,8 +229,11 @@ pub struct TableReport {
     pub exact_addresses: u32,
     pub prefixes: u32,
     pub cells: u64,
-    /// Policy sets that were too large to compile and deny everything.
+    /// Policy sets of which a direction denies everything, because there is no room for it.
     pub over_budget: u32,
+    /// Policy sets of which a direction is judged by the fall-back, because its rules tell too much apart for cells.
+    #[serde(default)]
+    pub fall_back: u32,
     /// From the calculated state to the version being in force.
     #[serde(default)]
     pub apply_milliseconds: u64,
@@ -277,6 +280,11 @@ pub struct PolicySetReport {
     pub endpoints: Vec<String>,
     pub egress: Vec<TierReport>,
     pub ingress: Vec<TierReport>,
+    /// What judges: `cells`, `fall-back`, or `over budget`, which denies.
+    #[serde(default)]
+    pub egress_engine: String,
+    #[serde(default)]
+    pub ingress_engine: String,
     pub rows: u32,
     pub columns: u32,
 }

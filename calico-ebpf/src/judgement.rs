@@ -98,7 +98,7 @@ pub(crate) fn judge<'a, F: Family>(
     if originator.endpoint.is_some() {
         host::check_encapsulation(packet.protocol, packet.first_ports(reversed).1)?;
     }
-    let rule = classes.judge(skb, originator.endpoint, responder.endpoint)?;
+    let rule = classes.judge(skb, packet, reversed, originator.endpoint, responder.endpoint)?;
     if responder.slot == SLOT_HOST {
         host::endpoint_to_host_action()?;
     }

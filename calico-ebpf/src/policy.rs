@@ -2,13 +2,15 @@
 
 use calico_ebpf_common::address::AddressEntry;
 use calico_ebpf_common::endpoint::Endpoint;
+use calico_ebpf_common::fall_back;
 use calico_ebpf_common::policy::Cell;
-use calico_ebpf_common::port::{port_class, source_port_class};
+use calico_ebpf_common::port::{port_class, protocol, source_port_class};
 use calico_ebpf_common::verdict::DropReason;
 
 use crate::counters;
 use crate::family::Family;
 use crate::packet::Packet;
+use crate::parse;
 use crate::skb::Skb;
 use crate::tables::{self, Tables};
 
@@ -70,19 +72,24 @@ impl Classes {
     /// Returns the numbers of the deciding rules of both ends, or why one of them refuses. An end that is no local
     /// endpoint has no say; egress is asked first.
     #[inline(always)]
-    pub(crate) fn judge(
+    pub(crate) fn judge<F: Family>(
         &self,
         skb: &Skb,
+        packet: &Packet<F>,
+        reversed: bool,
         egress: Option<&Endpoint>,
         ingress: Option<&Endpoint>,
     ) -> Result<[u32; 2], DropReason> {
         let egress_set = egress.map_or(0, |endpoint| endpoint.egress_set);
         let ingress_set = ingress.map_or(0, |endpoint| endpoint.ingress_set);
-        let cells = tables::policy_verdicts(
+        let mut cells = tables::policy_verdicts(
             u64::from(ingress_set) << 32 | u64::from(egress_set),
             u32::from(self.destination.class) << 16 | u32::from(self.source.class),
             u32::from(self.source_port) << 16 | u32::from(self.port),
         );
+        if cells & Cell::FALL_BACK_BITS != 0 {
+            cells = asked_of_fall_back(skb, packet, reversed, cells)?;
+        }
         let mut rules = [0; 2];
         if egress.is_some() {
             rules[0] = allowed(skb, Cell(cells as u32), DropReason::EgressPolicy)?;
@@ -92,6 +99,49 @@ impl Classes {
         }
         Ok(rules)
     }
+}
+
+/// Puts the verdicts of the other engine in the place of cells that only name it. What is needed between the calls is kept
+/// in the packet's scratch space: the programs have no stack to spare.
+#[inline(always)]
+fn asked_of_fall_back<F: Family>(
+    skb: &Skb,
+    packet: &Packet<F>,
+    reversed: bool,
+    cells: u64,
+) -> Result<u64, DropReason> {
+    let (source_port, value) = packet.first_ports(reversed);
+    skb.keep::<1>(cells as u32);
+    skb.keep::<2>((cells >> 32) as u32);
+    skb.keep::<3>(u32::from(source_port) << 16 | u32::from(value));
+    skb.keep::<1>(verdict::<F, 1>(skb, packet, !reversed)?);
+    let ingress = verdict::<F, 2>(skb, packet, reversed)?;
+    Ok(u64::from(ingress) << 32 | u64::from(skb.kept::<1>()))
+}
+
+/// Returns the verdict that the cell in word `WORD` leads to. `to_remote` says that the packet's destination is the remote
+/// side.
+#[inline(always)]
+fn verdict<F: Family, const WORD: usize>(
+    skb: &Skb,
+    packet: &Packet<F>,
+    to_remote: bool,
+) -> Result<u32, DropReason> {
+    let cell = skb.kept::<WORD>();
+    let destination = F::to_halves(packet.destination);
+    let rows = if F::ICMP_PROTOCOL == protocol::ICMP {
+        let source = F::to_halves(packet.source);
+        let (remote, local) = if to_remote { (destination, source) } else { (source, destination) };
+        tables::fall_back_rows4(cell, remote[1] as u32, local[1] as u32)
+    } else {
+        // Read again: the stack is too small to keep it, and translation leaves the source to the end.
+        let source = parse::ipv6::source(skb)?;
+        let (remote, local) = if to_remote { (destination, source) } else { (source, destination) };
+        tables::fall_back_rows6(cell, remote[0], remote[1], local[0], local[1])
+    };
+    let ports = skb.kept::<3>();
+    let ports = fall_back::ports(packet.protocol, ports as u16, (ports >> 16) as u16);
+    Ok(tables::fall_back_verdict(skb.kept::<WORD>(), rows, ports))
 }
 
 /// Returns source and destination of a flow's first packet.

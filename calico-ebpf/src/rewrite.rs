@@ -87,6 +87,18 @@ impl NewPort {
     pub(crate) fn destination(port: u16) -> Self {
         Self(Self::DESTINATION | u32::from(port))
     }
+
+    /// Keeps it in word `WORD` of TC's scratch space.
+    #[inline(always)]
+    pub(crate) fn keep<const WORD: usize>(self, skb: &Skb) {
+        skb.keep::<WORD>(self.0);
+    }
+
+    /// Returns what [`Self::keep`] kept.
+    #[inline(always)]
+    pub(crate) fn kept<const WORD: usize>(skb: &Skb) -> Self {
+        Self(skb.kept::<WORD>())
+    }
 }
 
 /// As [`translate`]; a port of TCP or UDP changes as well.

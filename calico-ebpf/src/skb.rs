@@ -295,12 +295,23 @@ impl Skb {
     /// reads there.
     #[inline(always)]
     pub(crate) fn forget<const WORD: usize>(&self, value: u32) -> u32 {
+        self.keep::<WORD>(value);
+        self.kept::<WORD>()
+    }
+
+    /// Writes `value` into word `WORD` of TC's scratch space: what would need stack elsewhere. Judging uses words 1 to 3,
+    /// `leave` word 0.
+    #[inline(always)]
+    pub(crate) fn keep<const WORD: usize>(&self, value: u32) {
         // SAFETY: as in `leave`, which uses word 0.
-        unsafe {
-            let word = core::ptr::addr_of_mut!((*self.raw).cb[WORD]);
-            core::ptr::write_volatile(word, value);
-            core::ptr::read_volatile(word)
-        }
+        unsafe { core::ptr::write_volatile(core::ptr::addr_of_mut!((*self.raw).cb[WORD]), value) }
+    }
+
+    /// Reads what [`Self::keep`] wrote.
+    #[inline(always)]
+    pub(crate) fn kept<const WORD: usize>(&self) -> u32 {
+        // SAFETY: as in `leave`.
+        unsafe { core::ptr::read_volatile(core::ptr::addr_of!((*self.raw).cb[WORD])) }
     }
 
     /// Returns where the linear part begins.

@@ -5,10 +5,11 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
 use calico_ebpf_common::address::{self, AddressEntry};
 use calico_ebpf_common::endpoint::{self, Endpoint, Slot, endpoint_at, slot_of_interface};
+use calico_ebpf_common::fall_back;
 use calico_ebpf_common::line::{Line, Lines};
 use calico_ebpf_common::maps::POLICY_LINES;
 use calico_ebpf_common::nat::{self, FIRST_NAT_SLOT, Nat, Wanted, nat_at};
-use calico_ebpf_common::policy::{Question, verdict};
+use calico_ebpf_common::policy::{Cell, Question, verdict};
 use calico_ebpf_common::root::Root;
 use calico_ebpf_common::verdict::DropReason;
 
@@ -162,6 +163,61 @@ pub(crate) extern "C" fn policy_verdicts(sets: u64, addresses: u32, ports: u32) 
     let egress = verdict(&Policy, sets as u32, egress);
     let ingress = verdict(&Policy, (sets >> 32) as u32, ingress);
     u64::from(ingress.0) << 32 | u64::from(egress.0)
+}
+
+/// Returns the rows of two addresses in the fall-back set that `cell` leads to, see [`fall_back::address_rows4`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn fall_back_rows4(cell: u32, remote: u32, local: u32) -> u64 {
+    fall_back::address_rows4(&Policy, Cell(cell), remote, local)
+}
+
+/// As [`fall_back_rows4`], for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn fall_back_rows6(
+    cell: u32,
+    remote_high: u64,
+    remote_low: u64,
+    local_high: u64,
+    local_low: u64,
+) -> u64 {
+    fall_back::address_rows6(
+        &Policy,
+        Cell(cell),
+        [remote_high, remote_low],
+        [local_high, local_low],
+    )
+}
+
+/// Returns the verdict of the fall-back set that `cell` leads to; a `cell` that is a verdict stays as it is.
+/// `address_rows` are of [`fall_back_rows4`] or [`fall_back_rows6`], `ports` of [`fall_back::ports`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn fall_back_verdict(cell: u32, address_rows: u64, ports: u64) -> u32 {
+    if Cell(cell).fall_back_line().is_none() {
+        return cell;
+    }
+    let port_rows = fall_back::port_rows(&Policy, Cell(cell), ports, |tree, key| fall_back_row4(tree, key));
+    if address_rows == fall_back::NO_ROWS || port_rows == fall_back::NO_ROWS {
+        return Cell::DENY.0;
+    }
+    fall_back::walk(|state| fall_back_step(cell, address_rows, port_rows, state)).0
+}
+
+/// Returns the row of a key in a tree like those of IPv4: two look-ups in one function need more stack than Linux 6.1
+/// leaves.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn fall_back_row4(tree: u32, key: u32) -> u64 {
+    fall_back::row4(&Policy, tree, key)
+}
+
+/// One round of the loop in [`fall_back_verdict`]: the verifier follows a loop round by round, with all branches in it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn fall_back_step(cell: u32, address_rows: u64, port_rows: u64, state: u64) -> u64 {
+    fall_back::step(&Policy, Cell(cell), address_rows, port_rows, state)
 }
 
 /// Returns the `SOURCE_*` flags of an IPv4 address in the `count` lines of sources at `first`.

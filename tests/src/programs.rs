@@ -9,13 +9,15 @@ mod object;
 mod ran;
 mod reading;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use calico_ebpf_common::maps::{self, settings};
 use calico_ebpf_userspace::calc::effective::EffectiveState;
 use calico_ebpf_userspace::calc::resolve::{CalcOptions, resolve};
-use calico_ebpf_userspace::compile::input::{HostFacts, HostInterface, TableInput};
+use calico_ebpf_userspace::compile::cells::MAX_CELLS;
+use calico_ebpf_userspace::compile::input::{HostFacts, HostInterface, Limits, TableInput};
 use calico_ebpf_userspace::compile::rule_ids::RuleIds;
 use calico_ebpf_userspace::compile::table::{BuiltTable, build};
 use calico_ebpf_userspace::dataplane::assignments::Assignments;
@@ -39,6 +41,18 @@ const LO: u32 = 1;
 const FIRST_TAP: u32 = 100;
 /// Lines of the policy table: room for every port table twice.
 const POLICY_LINES: u32 = 131_072;
+
+thread_local! {
+    /// What [`Dataplane::load`] takes.
+    static LIMITS: Cell<Limits> = const { Cell::new(Limits { cells: MAX_CELLS, address_classes: 65_535 }) };
+}
+
+/// Runs `test` with dataplanes in which the fall-back judges everything.
+pub fn by_fall_back(test: fn()) {
+    LIMITS.set(Limits::FALL_BACK);
+    test();
+    LIMITS.set(Limits::default());
+}
 
 /// Where a packet that `to_workload` sees comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +80,7 @@ pub struct Dataplane {
     in_force: Option<(BuiltTable, String)>,
     epoch: u32,
     workloads: BTreeMap<String, Workload>,
+    limits: Limits,
 }
 
 /// A workload and its tap.
@@ -108,6 +123,7 @@ impl Dataplane {
             in_force: None,
             epoch: 0,
             workloads: BTreeMap::new(),
+            limits: LIMITS.get(),
         }
     }
 
@@ -188,6 +204,12 @@ impl Dataplane {
             let interface = host.interfaces.get_mut(&tap(name)).expect("a tap");
             interface.loose_until = jiffies;
         });
+    }
+
+    /// Sets what is judged by cells.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.in_force = None;
     }
 
     /// Removes a workload's tap, as if its programs were not attached.
@@ -323,6 +345,7 @@ impl Dataplane {
             epoch: self.epoch,
             base_line,
             max_lines: self.loaded().policy.max_lines(),
+            limits: self.limits,
         };
         let table = build(&input, &mut self.rule_ids).expect("the table fits");
         self.loaded_mut()

@@ -23,7 +23,11 @@ Examples:
 Rules are read from top to bottom; the first that matches decides. A tier in which no rule matched ends with its
 default action; behind the last tier come the profiles, and then everything is denied.
 JUDGED counts the packets that a rule decided: those that open a flow, or come before it is settled. The packets of
-a settled flow are not judged again.";
+a settled flow are not judged again.
+
+Behind each direction stands the engine that judges it: `cells`, worked out beforehand, or `fall-back`, rule by rule
+in bit vectors, where rules tell too much apart for cells. Both say the same. `over budget` denies everything: there
+is no room for the rules (BPFPolicyTableLines).";
 
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER_HELP)]
@@ -43,6 +47,9 @@ struct SetView {
     rows: u32,
     columns: u32,
     endpoints: Vec<String>,
+    /// `cells`, `fall-back` or `over budget`.
+    egress_engine: String,
+    ingress_engine: String,
     egress: Vec<RuleView>,
     ingress: Vec<RuleView>,
 }
@@ -133,6 +140,8 @@ impl SetView {
             rows: set.rows,
             columns: set.columns,
             endpoints: set.endpoints.clone(),
+            egress_engine: set.egress_engine.clone(),
+            ingress_engine: set.ingress_engine.clone(),
             egress: rules_of(&set.egress, hits),
             ingress: rules_of(&set.ingress, hits),
         }
@@ -141,11 +150,11 @@ impl SetView {
     fn put_on(&self, page: &mut Page) {
         page.heading(&format!("Policy set {}", self.id));
         page.toned(Tone::Quiet, &format!("shared by {}", self.endpoints.join(", ")));
-        for (title, rules) in [
-            ("From the workload (egress)", &self.egress),
-            ("To the workload (ingress)", &self.ingress),
+        for (title, engine, rules) in [
+            ("From the workload (egress)", &self.egress_engine, &self.egress),
+            ("To the workload (ingress)", &self.ingress_engine, &self.ingress),
         ] {
-            page.heading(title);
+            page.heading(&format!("{title}: {engine}"));
             let rows = rules.iter().map(RuleView::row).collect();
             page.table(&["TIER", "POLICY", "RULE", "ACTION", "WHAT", "JUDGED"], rows);
         }
@@ -240,6 +249,8 @@ mod tests {
                 PolicySetReport {
                     id: 3,
                     endpoints: vec!["web".to_owned()],
+                    egress_engine: "cells".to_owned(),
+                    ingress_engine: "fall-back".to_owned(),
                     ingress: vec![tier],
                     ..PolicySetReport::default()
                 },

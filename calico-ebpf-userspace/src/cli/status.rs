@@ -187,9 +187,10 @@ impl Status {
                     Tone::Plain
                 },
                 format!(
-                    "{} of {} lines; {} policy sets over budget",
+                    "{} of {} lines; {} policy sets by the fall-back, {} over budget",
                     grouped(tables.lines.into()),
                     grouped(tables.max_lines.into()),
+                    tables.fall_back,
                     tables.over_budget
                 ),
             ),

@@ -14,7 +14,7 @@ use super::projection::{
 };
 use super::rows::{Judge, PortMasks, Scratch};
 
-/// Cells that one direction of a policy set may have.
+/// Cells that one direction of a policy set may have by default.
 pub const MAX_CELLS: u64 = 1 << 20;
 /// Combinations of classes that may be looked at for one direction before equal ones are merged.
 const MAX_COMBINATIONS: u64 = 1 << 26;
@@ -47,8 +47,8 @@ pub struct Axis {
 }
 
 impl DirectionTable {
-    /// Returns the table that denies everything.
-    pub fn denying() -> Self {
+    /// Returns the table with one cell.
+    pub fn single(cell: Cell) -> Self {
         let axis = || Axis {
             size: 1,
             remap: Vec::new(),
@@ -58,7 +58,7 @@ impl DirectionTable {
             remote: axis(),
             columns: axis(),
             sources: axis(),
-            cells: vec![Cell::DENY],
+            cells: vec![cell],
             remote_keys: RowKeys::single(),
             local_keys: RowKeys::single(),
         }
@@ -88,7 +88,16 @@ pub struct OverBudget {
     pub limit: u64,
 }
 
-/// Judges every combination of classes by the ordered rules.
+impl OverBudget {
+    pub(super) fn new(combinations: usize, limit: usize) -> Self {
+        Self {
+            combinations: as_count(combinations),
+            limit: as_count(limit),
+        }
+    }
+}
+
+/// Judges every combination of classes by the ordered rules. At most `max_cells` are kept.
 ///
 /// # Errors
 /// The table, or the work to find it, is too large.
@@ -96,6 +105,7 @@ pub fn compile_direction(
     lowered: &LoweredDirection,
     addresses: &AddressClasses,
     ports: &PortClasses,
+    max_cells: u64,
 ) -> Result<DirectionTable, OverBudget> {
     let rules = &lowered.rules;
     let address_signatures = || addresses.memberships.iter().skip(1).map(AsRef::as_ref);
@@ -148,7 +158,7 @@ pub fn compile_direction(
     let remote_merge = grid.merge(1);
     let column_merge = grid.merge(2);
     let source_merge = grid.merge(3);
-    within(as_count(grid.cells.len()), MAX_CELLS)?;
+    within(as_count(grid.cells.len()), max_cells)?;
     let remote_merge: Vec<u16> = block_of_row.iter().map(|block| remote_merge[*block]).collect();
     Ok(DirectionTable {
         local: Axis::new(

@@ -71,6 +71,30 @@ impl AddressPredicates {
         sets.collect()
     }
 
+    /// Calls `add` with the first and last address of each net of one family, and whose it is, for predicates that
+    /// are `wanted`.
+    pub(super) fn for_each_net(
+        &self,
+        sets: &BTreeMap<SetId, SetMembers>,
+        wanted: impl Fn(PredicateId) -> bool,
+        family: PredicateId,
+        add: &mut dyn FnMut(u128, u128, PredicateId),
+    ) {
+        for (predicate, id) in self.predicates.iter().zip(0..).filter(|(_, id)| wanted(*id)) {
+            for_each_member(predicate, sets, &mut |net| match net {
+                IpNet::V4(net) if family == Self::V4 => add(
+                    net.network().to_bits().into(),
+                    net.broadcast().to_bits().into(),
+                    id,
+                ),
+                IpNet::V6(net) if family == Self::V6 => {
+                    add(net.network().to_bits(), net.broadcast().to_bits(), id);
+                }
+                IpNet::V4(_) | IpNet::V6(_) => {}
+            });
+        }
+    }
+
     /// Returns how many predicates there are.
     pub fn len(&self) -> usize {
         self.predicates.len()
@@ -87,6 +111,22 @@ impl AddressPredicates {
             self.predicates.push(key.clone());
             next
         })
+    }
+}
+
+fn for_each_member(
+    predicate: &AddressPredicate,
+    sets: &BTreeMap<SetId, SetMembers>,
+    visit: &mut dyn FnMut(&IpNet),
+) {
+    match predicate {
+        AddressPredicate::Family(_) => {}
+        AddressPredicate::Nets(nets) => nets.iter().for_each(visit),
+        AddressPredicate::Set(set) => {
+            if let Some(members) = sets.get(set) {
+                members.iter().for_each(visit);
+            }
+        }
     }
 }
 
@@ -116,23 +156,28 @@ pub struct AddressClasses {
     pub prefixes: usize,
 }
 
-/// More classes than a class number can tell apart.
+/// Memberships that may be held, counted by predicates in classes: each direction looks at all of them.
+const MAX_MEMBERSHIPS: usize = 1 << 23;
+
+/// More classes than there may be, or more in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the rules of this host cut the addresses into more than {limit} classes")]
+#[error("the rules cut the addresses into more than {limit} classes")]
 pub struct TooManyAddressClasses {
     pub limit: usize,
 }
 
 impl AddressClasses {
-    /// Cuts all addresses into classes. Every address in `exact` becomes a single address, whether or not a
-    /// predicate names it; sets that are not in `sets` have no members.
+    /// Cuts all addresses into classes by the predicates that are `wanted`. Every address in `exact` becomes a single
+    /// address, whether or not a predicate names it; sets that are not in `sets` have no members.
     ///
     /// # Errors
-    /// More than 65,535 classes.
+    /// More than `limit` classes, 65,535 at most, or too much in them.
     pub fn build(
         predicates: &AddressPredicates,
+        wanted: &BTreeSet<PredicateId>,
         sets: &BTreeMap<SetId, SetMembers>,
         exact: impl IntoIterator<Item = IpAddr>,
+        limit: usize,
     ) -> Result<Self, TooManyAddressClasses> {
         let mut v4 = Space::new(AddressPredicates::V4, 32);
         let mut v6 = Space::new(AddressPredicates::V6, 128);
@@ -143,22 +188,15 @@ impl AddressClasses {
             }
         }
         for (predicate, id) in predicates.predicates.iter().zip(0..) {
-            let mut add = |net: &IpNet| match net.trunc() {
-                IpNet::V4(net) => v4.add(u128::from(net.addr().to_bits()), net.prefix_len(), id),
-                IpNet::V6(net) => v6.add(net.addr().to_bits(), net.prefix_len(), id),
-            };
-            match predicate {
-                AddressPredicate::Family(_) => {}
-                AddressPredicate::Nets(nets) => nets.iter().for_each(&mut add),
-                AddressPredicate::Set(set) => {
-                    if let Some(members) = sets.get(set) {
-                        members.iter().for_each(&mut add);
-                    }
-                }
+            if wanted.contains(&id) {
+                for_each_member(predicate, sets, &mut |net| match net.trunc() {
+                    IpNet::V4(net) => v4.add(u128::from(net.addr().to_bits()), net.prefix_len(), id),
+                    IpNet::V6(net) => v6.add(net.addr().to_bits(), net.prefix_len(), id),
+                });
             }
         }
         let prefixes = v4.prefix_count() + v6.prefix_count();
-        let mut classes = Interner::new();
+        let mut classes = Interner::new(limit);
         let (exact4, intervals4) = v4.cut(&mut classes)?;
         let (exact6, intervals6) = v6.cut(&mut classes)?;
         let low = |list: Vec<(u128, Class)>| -> Vec<(u32, Class)> {
@@ -181,14 +219,20 @@ impl AddressClasses {
 struct Interner {
     classes: HashMap<Membership, Class>,
     memberships: Vec<Membership>,
+    /// Classes that there may be.
+    limit: usize,
+    /// Predicates in all memberships.
+    held: usize,
 }
 
 impl Interner {
-    fn new() -> Self {
+    fn new(limit: usize) -> Self {
         let none: Membership = Arc::from([]);
         Self {
             classes: HashMap::new(),
             memberships: vec![none],
+            limit: limit.min(usize::from(Class::MAX)),
+            held: 0,
         }
     }
 
@@ -196,9 +240,11 @@ impl Interner {
         if let Some(class) = self.classes.get(membership) {
             return Ok(*class);
         }
-        let limit = usize::from(Class::MAX);
+        let limit = self.limit;
+        self.held += membership.len();
         let class = Class::try_from(self.memberships.len())
             .ok()
+            .filter(|class| usize::from(*class) <= limit && self.held <= MAX_MEMBERSHIPS)
             .ok_or(TooManyAddressClasses { limit })?;
         debug_assert_ne!(class, CLASS_NONE);
         let membership: Membership = Arc::from(membership);
@@ -253,7 +299,7 @@ impl Space {
 
     /// Returns the classes of single addresses and of intervals.
     fn cut(mut self, classes: &mut Interner) -> Result<(Classed, Classed), TooManyAddressClasses> {
-        let cuts = self.interval_memberships();
+        let cuts = self.interval_memberships(classes.limit)?;
         let mut intervals: Classed = Vec::new();
         for (first, membership) in &cuts {
             let class = classes.class(membership)?;
@@ -285,7 +331,10 @@ impl Space {
     }
 
     /// Returns first address and membership of each interval between prefix borders.
-    fn interval_memberships(&self) -> Vec<(u128, Vec<PredicateId>)> {
+    fn interval_memberships(
+        &self,
+        limit: usize,
+    ) -> Result<Vec<(u128, Vec<PredicateId>)>, TooManyAddressClasses> {
         // Prefixes of one predicate may lie in each other: count how many are open.
         let mut borders: Vec<(u128, bool, PredicateId)> = Vec::new();
         for (first, length, predicate) in &self.prefixes {
@@ -300,6 +349,7 @@ impl Space {
         borders.sort_unstable();
         let mut open: BTreeMap<PredicateId, u32> = BTreeMap::from([(self.family, 1)]);
         let mut cuts: Vec<(u128, Vec<PredicateId>)> = Vec::new();
+        let mut held = 0;
         if borders.first().is_none_or(|border| border.0 != 0) {
             cuts.push((0, vec![self.family]));
         }
@@ -316,9 +366,13 @@ impl Space {
                     open.remove(predicate);
                 }
             }
+            held += open.len();
+            if held > 2 * MAX_MEMBERSHIPS {
+                return Err(TooManyAddressClasses { limit });
+            }
             cuts.push((group[0].0, open.keys().copied().collect()));
         }
-        cuts
+        Ok(cuts)
     }
 }
 
@@ -336,13 +390,22 @@ mod tests {
         Arc::new(texts.iter().map(|text| net(text)).collect())
     }
 
+    fn build(
+        predicates: &AddressPredicates,
+        sets: &BTreeMap<SetId, SetMembers>,
+        exact: impl IntoIterator<Item = IpAddr>,
+    ) -> AddressClasses {
+        let all = (0..u32::try_from(predicates.len()).unwrap()).collect();
+        AddressClasses::build(predicates, &all, sets, exact, usize::MAX).unwrap()
+    }
+
     fn set_id(name: &str) -> SetId {
         SetId(Arc::from(name))
     }
 
     #[test]
     fn families_are_apart_even_without_predicates() {
-        let classes = AddressClasses::build(&AddressPredicates::new(), &BTreeMap::new(), []).unwrap();
+        let classes = build(&AddressPredicates::new(), &BTreeMap::new(), []);
         assert_eq!(classes.intervals4, [(0, 1)]);
         assert_eq!(classes.intervals6, [(0, 2)]);
         assert_eq!(&*classes.memberships[1], [AddressPredicates::V4]);
@@ -360,7 +423,7 @@ mod tests {
             members(&["10.1.2.3/32", "255.255.255.255/32", "::/0"]),
         )]);
         let exact = ["10.1.2.4".parse().unwrap(), "9.0.0.1".parse().unwrap()];
-        let classes = AddressClasses::build(&predicates, &sets, exact).unwrap();
+        let classes = build(&predicates, &sets, exact);
         let of = |address: &str| {
             let address: std::net::Ipv4Addr = address.parse().unwrap();
             let class = classes
@@ -389,7 +452,7 @@ mod tests {
     fn the_last_prefix_of_the_address_space_has_no_end() {
         let mut predicates = AddressPredicates::new();
         predicates.nets(&[net("128.0.0.0/1"), net("8000::/1")]);
-        let classes = AddressClasses::build(&predicates, &BTreeMap::new(), []).unwrap();
+        let classes = build(&predicates, &BTreeMap::new(), []);
         assert_eq!(classes.intervals4.len(), 2);
         assert_eq!(classes.intervals6.len(), 2);
     }

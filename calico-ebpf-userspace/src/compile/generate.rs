@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::input::{HostFacts, HostInterface, TableInput};
+use super::input::{HostFacts, HostInterface, Limits, TableInput};
 use crate::calc::effective::{
     DirectionPolicy, EffectiveEndpoint, EffectiveEntity, EffectivePolicy, EffectivePolicyRules,
     EffectivePort, EffectiveProfile, EffectiveRule, EffectiveState, EffectiveTier, PacketFacts, SetId,
@@ -123,6 +123,7 @@ impl Case {
             epoch: 1,
             base_line,
             max_lines: u32::MAX,
+            limits: Limits::default(),
         }
     }
 

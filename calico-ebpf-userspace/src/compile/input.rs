@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use calico_ebpf_common::address::Class;
+
+use super::cells::MAX_CELLS;
 use crate::calc::effective::EffectiveState;
 use crate::model::name::ResourceKey;
 use crate::model::resource::MacAddress;
@@ -46,4 +49,31 @@ pub struct TableInput<'a> {
     pub base_line: u32,
     /// Lines there are room for.
     pub max_lines: u32,
+    pub limits: Limits,
+}
+
+/// What cells are made for; the fall-back judges what goes beyond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Cells that one direction of a policy set may have; 0 for no cells at all.
+    pub cells: u64,
+    /// Classes of addresses that all cells of a host together may tell apart.
+    pub address_classes: usize,
+}
+
+impl Limits {
+    /// Nothing is judged by cells.
+    pub const FALL_BACK: Self = Self {
+        cells: 0,
+        address_classes: 0,
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            cells: MAX_CELLS,
+            address_classes: usize::from(Class::MAX),
+        }
+    }
 }

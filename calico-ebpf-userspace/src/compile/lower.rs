@@ -23,6 +23,17 @@ pub struct LoweredDirection {
     pub rules: Vec<LoweredRule>,
 }
 
+impl LoweredDirection {
+    /// Returns the direction with nothing to judge.
+    pub(super) fn without_rules(&self) -> Self {
+        Self {
+            direction: self.direction,
+            default_pass: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
+}
+
 /// One rule: holds where all of its parts do.
 #[derive(Clone, Debug)]
 pub struct LoweredRule {

@@ -1,7 +1,8 @@
 //! From ordered rules to cells, and the plain ordered evaluator beside it. Pure.
 //!
 //! [`reference`] is the judge: what it says about a packet is right. [`classes`], [`ports`], [`cells`] and
-//! [`table`] turn the same policy into the lines that the kernel reads; [`amend`] makes them follow small changes.
+//! [`table`] turn the same policy into the lines that the kernel reads, `fall_back` where cells would be too many; [`amend`]
+//! makes them follow small changes.
 
 #[macro_use]
 pub mod mutants;
@@ -13,9 +14,12 @@ pub mod classes;
 pub mod describe;
 mod endpoints;
 mod exact;
+mod fall_back;
 #[cfg(any(test, feature = "test-generators"))]
 pub mod generate;
 mod grid;
+#[cfg(any(test, feature = "test-generators"))]
+pub mod hostile;
 pub mod input;
 pub mod lower;
 mod nats;

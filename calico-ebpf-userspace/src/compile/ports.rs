@@ -47,6 +47,47 @@ impl PortPredicates {
         )
     }
 
+    /// Returns how many predicates there are, those of source ports apart.
+    pub(super) fn len(&self) -> usize {
+        self.predicates.len()
+    }
+
+    /// Returns how many predicates of source ports there are.
+    pub(super) fn source_len(&self) -> usize {
+        self.source.len()
+    }
+
+    /// Calls `add` with the first and last `protocol << 16 | value` of each range in which a predicate holds, and the
+    /// predicate, for those that are `wanted`.
+    pub(super) fn for_each_range(
+        &self,
+        of_source: bool,
+        wanted: impl Fn(PortPredicateId) -> bool,
+        add: &mut dyn FnMut(u32, u32, PortPredicateId),
+    ) {
+        let predicates = if of_source { &self.source } else { &self.predicates };
+        let key = |protocol: u8, value: u16| u32::from(protocol) << 16 | u32::from(value);
+        for (predicate, id) in predicates.iter().zip(0..).filter(|(_, id)| wanted(*id)) {
+            match predicate {
+                PortPredicate::Protocol(number) => add(key(*number, 0), key(*number, u16::MAX), id),
+                PortPredicate::HasPorts => {
+                    for number in &GROUP_PROTOCOLS[..GROUPS_WITH_PORTS] {
+                        add(key(*number, 0), key(*number, u16::MAX), id);
+                    }
+                }
+                PortPredicate::Values { groups, ranges } => {
+                    for (group, number) in GROUP_PROTOCOLS.into_iter().enumerate() {
+                        if groups >> group & 1 == 1 {
+                            for (first, last) in ranges {
+                                add(key(number, *first), key(number, *last), id);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// Returns the number of "the protocol has ports".
     pub fn has_ports(&mut self) -> PortPredicateId {
         intern(&mut self.ids, &mut self.predicates, PortPredicate::HasPorts)
@@ -148,29 +189,38 @@ pub struct PortClasses {
     pub source: [Option<Runs>; GROUPS_WITH_PORTS],
 }
 
-/// More classes than a class number can tell apart.
+/// Predicates in all signatures together that may be held.
+const MAX_SIGNATURES: usize = 1 << 23;
+
+/// More classes than a class number can tell apart, or more in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the rules of this host cut the ports into more than {limit} classes")]
+#[error("the rules cut the ports into more than {limit} classes")]
 pub struct TooManyPortClasses {
     pub limit: usize,
 }
 
 impl PortClasses {
-    /// Cuts all protocols and ports into classes.
+    /// Cuts all protocols and ports into classes by the predicates that are wanted.
     ///
     /// # Errors
-    /// More than 65,536 classes.
-    pub fn build(predicates: &PortPredicates) -> Result<Self, TooManyPortClasses> {
+    /// More than 65,536 classes, or too much in them.
+    pub fn build(
+        predicates: &PortPredicates,
+        wanted: &BTreeSet<PortPredicateId>,
+        wanted_of_source: &BTreeSet<PortPredicateId>,
+    ) -> Result<Self, TooManyPortClasses> {
+        let destinations = chosen(&predicates.predicates, wanted);
+        let sources = chosen(&predicates.source, wanted_of_source);
         let mut classes = Interner::default();
         let mut protocols = [0; 256];
         for number in 0..=u8::MAX {
             protocols[usize::from(number)] =
-                classes.class(&fixed_signature(&predicates.predicates, number))?;
+                classes.class(&fixed_signature(&destinations, number))?;
         }
         let mut destination = [const { None }; GROUPS];
         for (group, number) in GROUP_PROTOCOLS.into_iter().enumerate() {
-            let fixed = fixed_signature(&predicates.predicates, number);
-            let runs = cut_values(&predicates.predicates, group, &fixed, &mut classes)?;
+            let fixed = fixed_signature(&destinations, number);
+            let runs = cut_values(&destinations, group, &fixed, &mut classes)?;
             protocols[usize::from(number)] = runs[0].1;
             destination[group] = (runs.len() > 1).then_some(runs);
         }
@@ -178,7 +228,7 @@ impl PortClasses {
         source_classes.class(&[])?;
         let mut source = [const { None }; GROUPS_WITH_PORTS];
         for (group, table) in source.iter_mut().enumerate() {
-            let runs = cut_values(&predicates.source, group, &[], &mut source_classes)?;
+            let runs = cut_values(&sources, group, &[], &mut source_classes)?;
             *table = (runs.len() > 1 || runs[0].1 != 0).then_some(runs);
         }
         Ok(Self {
@@ -202,8 +252,16 @@ const GROUP_PROTOCOLS: [u8; GROUPS] = [
     protocol::ICMPV6,
 ];
 
+/// Predicates with their numbers.
+type Chosen<'a> = Vec<(&'a PortPredicate, PortPredicateId)>;
+
+fn chosen<'a>(predicates: &'a [PortPredicate], wanted: &BTreeSet<PortPredicateId>) -> Chosen<'a> {
+    let numbered = predicates.iter().zip(0..);
+    numbered.filter(|(_, id)| wanted.contains(id)).collect()
+}
+
 /// Returns the predicates that hold whatever the port.
-fn fixed_signature(predicates: &[PortPredicate], number: u8) -> Vec<PortPredicateId> {
+fn fixed_signature(predicates: &Chosen<'_>, number: u8) -> Vec<PortPredicateId> {
     let holds = |predicate: &PortPredicate| match predicate {
         PortPredicate::Protocol(wanted) => *wanted == number,
         PortPredicate::HasPorts => group(number) < GROUPS_WITH_PORTS,
@@ -211,31 +269,30 @@ fn fixed_signature(predicates: &[PortPredicate], number: u8) -> Vec<PortPredicat
     };
     predicates
         .iter()
-        .zip(0..)
         .filter(|(predicate, _)| holds(predicate))
-        .map(|(_, id)| id)
+        .map(|(_, id)| *id)
         .collect()
 }
 
 /// Cuts the 65,536 values of a group.
 fn cut_values(
-    predicates: &[PortPredicate],
+    predicates: &Chosen<'_>,
     group: usize,
     fixed: &[PortPredicateId],
     classes: &mut Interner,
 ) -> Result<Runs, TooManyPortClasses> {
     // Value, whether the predicate ends there, predicate. Ranges of one predicate never touch.
     let mut borders: Vec<(u32, bool, PortPredicateId)> = Vec::new();
-    for (predicate, id) in predicates.iter().zip(0..) {
-        let PortPredicate::Values { groups, ranges } = predicate else {
+    for (predicate, id) in predicates {
+        let PortPredicate::Values { groups, ranges } = *predicate else {
             continue;
         };
         if groups >> group & 1 == 0 {
             continue;
         }
         for (first, last) in ranges {
-            borders.push((u32::from(*first), false, id));
-            borders.push((u32::from(*last) + mutated!(PortBoundary, 1, 0), true, id));
+            borders.push((u32::from(*first), false, *id));
+            borders.push((u32::from(*last) + mutated!(PortBoundary, 1, 0), true, *id));
         }
     }
     borders.sort_unstable();
@@ -269,6 +326,8 @@ fn cut_values(
 struct Interner {
     classes: HashMap<Vec<PortPredicateId>, PortClass>,
     signatures: Vec<Vec<PortPredicateId>>,
+    /// Predicates in all signatures.
+    held: usize,
 }
 
 impl Interner {
@@ -277,8 +336,10 @@ impl Interner {
             return Ok(*class);
         }
         let limit = usize::from(PortClass::MAX) + 1;
+        self.held += signature.len();
         let class = PortClass::try_from(self.signatures.len())
             .ok()
+            .filter(|_| self.held <= MAX_SIGNATURES)
             .ok_or(TooManyPortClasses { limit })?;
         self.signatures.push(signature.to_vec());
         self.classes.insert(signature.to_vec(), class);
@@ -290,6 +351,12 @@ impl Interner {
 mod tests {
     use super::*;
 
+    fn build(predicates: &PortPredicates) -> PortClasses {
+        let all = |count: usize| (0..u32::try_from(count).unwrap()).collect();
+        let (wanted, of_source) = (all(predicates.len()), all(predicates.source_len()));
+        PortClasses::build(predicates, &wanted, &of_source).unwrap()
+    }
+
     fn class_of(classes: &PortClasses, number: u8, value: u16) -> PortClass {
         let group = group(number);
         match classes.destination.get(group).and_then(Option::as_ref) {
@@ -300,7 +367,7 @@ mod tests {
 
     #[test]
     fn without_rules_there_is_one_class_and_no_table() {
-        let classes = PortClasses::build(&PortPredicates::default()).unwrap();
+        let classes = build(&PortPredicates::default());
         assert_eq!(classes.signatures.len(), 1);
         assert!(classes.destination.iter().all(Option::is_none));
         assert!(classes.source.iter().all(Option::is_none));
@@ -312,7 +379,7 @@ mod tests {
         let tcp = predicates.protocol(Protocol(6));
         let low = predicates.destination_ports(group_mask(6), &[(0, 80), (443, 443), (81, 90)]);
         let high = predicates.destination_ports(group_mask(6), &[(80, 65535)]);
-        let classes = PortClasses::build(&predicates).unwrap();
+        let classes = build(&predicates);
         let of = |value| classes.signatures[usize::from(class_of(&classes, 6, value))].clone();
         assert_eq!(of(0), [tcp, low]);
         assert_eq!(of(79), [tcp, low]);
@@ -336,7 +403,7 @@ mod tests {
                 code: Some(0),
             },
         );
-        let classes = PortClasses::build(&predicates).unwrap();
+        let classes = build(&predicates);
         let of = |value| classes.signatures[usize::from(class_of(&classes, 1, value))].clone();
         assert_eq!(of(0), [whole, coded]);
         assert_eq!(of(255), [whole]);
@@ -348,7 +415,7 @@ mod tests {
     fn source_class_zero_is_no_predicate() {
         let mut predicates = PortPredicates::default();
         predicates.source_ports(group_mask(17), &[(0, 1023)]);
-        let classes = PortClasses::build(&predicates).unwrap();
+        let classes = build(&predicates);
         assert_eq!(classes.source[1].as_deref(), Some(&[(0, 1), (1024, 0)][..]));
         assert!(classes.source[0].is_none());
     }

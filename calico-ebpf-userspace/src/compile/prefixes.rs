@@ -20,15 +20,10 @@ pub(super) fn write_tree4(
 ) -> Result<u32, TooManyIntervals> {
     let start = |first: u32| mutated!(PrefixBoundary, first, first + u32::from(first > 0));
     let starts: Vec<u32> = intervals.iter().map(|interval| start(interval.0)).collect();
-    let line = |keys: &[u32]| {
-        let mut line = Line {
-            words: [u32::MAX; 16],
-        };
-        line.words[..keys.len()].copy_from_slice(keys);
-        line
-    };
     let classes: Vec<Class> = intervals.iter().map(|interval| interval.1).collect();
-    write_tree(writer, levels(&starts, FANOUT4 as usize, line), &classes)
+    write_tree(writer, levels4(&starts), intervals.len(), 0, |writer| {
+        writer.halves(&classes)
+    })
 }
 
 /// As [`write_tree4`], for IPv6.
@@ -37,15 +32,51 @@ pub(super) fn write_tree6(
     intervals: &[(u128, Class)],
 ) -> Result<u32, TooManyIntervals> {
     let starts: Vec<[u64; 2]> = intervals.iter().map(|interval| words(interval.0)).collect();
-    let line = |keys: &[[u64; 2]]| {
+    let classes: Vec<Class> = intervals.iter().map(|interval| interval.1).collect();
+    write_tree(writer, levels6(&starts), intervals.len(), 0, |writer| {
+        writer.halves(&classes)
+    })
+}
+
+/// Writes a tree that gives rows (see `calico_ebpf_common::fall_back`); 0 without a cut. One that is too large to be
+/// searched leads nowhere, which denies.
+pub(super) fn write_rows4(writer: &mut LineWriter, cuts: &[(u32, u32)]) -> u32 {
+    let starts: Vec<u32> = cuts.iter().map(|cut| cut.0).collect();
+    let rows: Vec<u32> = cuts.iter().map(|cut| cut.1).collect();
+    write_rows(writer, levels4(&starts), &rows)
+}
+
+/// As [`write_rows4`], for IPv6.
+pub(super) fn write_rows6(writer: &mut LineWriter, cuts: &[([u64; 2], u32)]) -> u32 {
+    let starts: Vec<[u64; 2]> = cuts.iter().map(|cut| cut.0).collect();
+    let rows: Vec<u32> = cuts.iter().map(|cut| cut.1).collect();
+    write_rows(writer, levels6(&starts), &rows)
+}
+
+fn write_rows(writer: &mut LineWriter, levels: Vec<Vec<Line>>, rows: &[u32]) -> u32 {
+    let Some(last) = rows.last() else { return 0 };
+    let tree = write_tree(writer, levels, rows.len(), *last, |writer| writer.words(rows));
+    tree.unwrap_or(u32::MAX)
+}
+
+fn levels4(starts: &[u32]) -> Vec<Vec<Line>> {
+    levels(starts, FANOUT4 as usize, |keys| {
+        let mut line = Line {
+            words: [u32::MAX; 16],
+        };
+        line.words[..keys.len()].copy_from_slice(keys);
+        line
+    })
+}
+
+fn levels6(starts: &[[u64; 2]]) -> Vec<Vec<Line>> {
+    levels(starts, FANOUT6 as usize, |keys| {
         let mut line = Starts6 {
             keys: [[u64::MAX; 2]; 4],
         };
         line.keys[..keys.len()].copy_from_slice(keys);
         line_of(&line)
-    };
-    let classes: Vec<Class> = intervals.iter().map(|interval| interval.1).collect();
-    write_tree(writer, levels(&starts, FANOUT6 as usize, line), &classes)
+    })
 }
 
 /// Returns the lines of each level, the root's first.
@@ -68,22 +99,24 @@ fn levels<T: Copy>(starts: &[T], fanout: usize, line: impl Fn(&[T]) -> Line) -> 
 fn write_tree(
     writer: &mut LineWriter,
     levels: Vec<Vec<Line>>,
-    classes: &[Class],
+    intervals: usize,
+    last: u32,
+    values: impl FnOnce(&mut LineWriter) -> u32,
 ) -> Result<u32, TooManyIntervals> {
-    let intervals = classes.len();
     if levels.len() > MAX_LEVELS {
         return Err(TooManyIntervals { intervals });
     }
     let mut tree = PrefixTree {
         levels: u32::try_from(levels.len()).unwrap_or(u32::MAX),
         intervals: u32::try_from(intervals).unwrap_or(u32::MAX),
+        last,
         ..PrefixTree::default()
     };
     let number = writer.push_one(&tree);
     for (first, lines) in tree.level_lines.iter_mut().zip(levels) {
         *first = writer.push(&lines);
     }
-    tree.classes = writer.halves(classes);
+    tree.classes = values(writer);
     writer.set(number, &tree);
     Ok(number)
 }

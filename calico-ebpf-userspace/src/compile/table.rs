@@ -1,5 +1,6 @@
 //! One version of the policy table of a host.
 
+mod engines;
 mod sets;
 
 use std::collections::{BTreeMap, HashSet};
@@ -8,17 +9,17 @@ use std::sync::Arc;
 
 use calico_ebpf_common::address::{AddressEntry, Class, address_entry4, address_entry6};
 use calico_ebpf_common::endpoint::{SLOT_NONE, Slot, endpoint_at};
+use calico_ebpf_common::fall_back;
 use calico_ebpf_common::line::{Line, Lines};
 use calico_ebpf_common::policy::{Cell, Question, verdict};
 use calico_ebpf_common::port::{PortTables, port_class, source_port_class};
 use calico_ebpf_common::root::Root;
 
-use self::sets::{
-    CompiledDirections, Policies, Room, WrittenSets, compile_directions, count, write_policies,
-};
+use self::engines::Engines;
+use self::sets::{Policies, Room, WrittenSets, count, write_policies};
 use super::amend::{Amendable, Buckets, Built, class_room};
 use super::cells::OverBudget;
-use super::classes::{AddressClasses, TooManyAddressClasses};
+use super::classes::AddressClasses;
 use super::endpoints::{
     EndpointProblems, Placed, address_owners, place_endpoints, write_endpoints, write_interfaces,
 };
@@ -26,7 +27,7 @@ use super::exact::{Exact, ExactTables, NoArrangement, arrange, words};
 use super::input::TableInput;
 use super::lower::{LoweredDirection, Predicates, lower_direction};
 use super::nats::Nats;
-use super::ports::{PortClasses, Runs, TooManyPortClasses};
+use super::ports::{PortClasses, Runs};
 use super::prefixes::{TooManyIntervals, write_tree4, write_tree6};
 use super::reference::Direction;
 use super::rule_ids::{RuleIds, RuleKey};
@@ -45,7 +46,7 @@ pub struct BuiltTable {
     /// Policy set of each endpoint that has a place in the table.
     pub endpoint_sets: BTreeMap<ResourceKey, u32>,
     pub report: TableReport,
-    /// Directions of policy sets that deny everything, because their rules tell too much apart.
+    /// Directions of policy sets that deny everything, because there is no room for their rules.
     pub over_budget: Vec<OverBudgetSet>,
     /// Endpoints that are not served in full, and why.
     pub endpoint_problems: Vec<(ResourceKey, String)>,
@@ -73,10 +74,6 @@ pub enum TableError {
     )]
     TooLarge { lines: u64, max_lines: u32 },
     #[error(transparent)]
-    AddressClasses(#[from] TooManyAddressClasses),
-    #[error(transparent)]
-    PortClasses(#[from] TooManyPortClasses),
-    #[error(transparent)]
     Intervals(#[from] TooManyIntervals),
     #[error(transparent)]
     Exact(#[from] NoArrangement),
@@ -85,7 +82,7 @@ pub enum TableError {
 /// Compiles a version of the table. Equal input gives equal lines.
 ///
 /// # Errors
-/// The table does not fit, or tells more apart than its numbers can. `ids` then keeps all numbers given so far.
+/// The table does not fit. `ids` then keeps all numbers given so far.
 pub fn build(input: &TableInput<'_>, ids: &mut RuleIds) -> Result<BuiltTable, TableError> {
     let mut problems = EndpointProblems::new();
     let placed = place_endpoints(input, &mut problems);
@@ -111,27 +108,36 @@ pub fn build(input: &TableInput<'_>, ids: &mut RuleIds) -> Result<BuiltTable, Ta
             })
         })
         .collect();
-    let addresses = AddressClasses::build(&predicates.addresses, &input.state.sets, owners.keys().copied())?;
-    let ports = PortClasses::build(&predicates.ports)?;
-    let compiled = compile_directions(&lowered, &addresses, &ports);
-
-    let plan = Plan {
-        input,
-        placed: &placed,
-        owners: &owners,
-        nats: &nats,
-        policies: &policies,
-        set_of: &set_of,
-        lowered: &lowered,
-        addresses: &addresses,
-        ports: &ports,
-        compiled: &compiled,
+    let owned: Vec<IpAddr> = owners.keys().copied().collect();
+    let mut engines = engines::compile(input, &predicates, &lowered, &owned);
+    let (written, room) = loop {
+        let plan = Plan {
+            input,
+            placed: &placed,
+            owners: &owners,
+            nats: &nats,
+            policies: &policies,
+            set_of: &set_of,
+            lowered: &lowered,
+            engines: &engines,
+        };
+        // What has no room to grow is written anew with each change, rather than not at all.
+        let written = match plan.write(Room::ToGrow) {
+            Err(TableError::TooLarge { .. }) => plan.write(Room::Tight).map(|written| (written, Room::Tight)),
+            written => written.map(|written| (written, Room::ToGrow)),
+        };
+        match written {
+            Err(TableError::TooLarge { lines, max_lines }) if engines.make_room(lines, max_lines) => {}
+            written => break written?,
+        }
     };
-    // What has no room to grow is written anew with each change, rather than not at all.
-    let (written, room) = match plan.write(Room::ToGrow) {
-        Err(TableError::TooLarge { .. }) => (plan.write(Room::Tight)?, Room::Tight),
-        written => (written?, Room::ToGrow),
-    };
+    let Engines {
+        addresses,
+        ports,
+        compiled,
+        apart,
+        shared,
+    } = engines;
     problems.extend(written.problems);
 
     let mut report = TableReport {
@@ -143,9 +149,9 @@ pub fn build(input: &TableInput<'_>, ids: &mut RuleIds) -> Result<BuiltTable, Ta
         prefixes: as_u32(addresses.prefixes),
         ..TableReport::default()
     };
-    count(&compiled, &written.sets, &mut report);
+    count(&policies, &compiled, &written.sets, &mut report);
     let new_rules = ids.settle(&used);
-    let mut policy_sets = policies.describe(&written.sets.sizes, ids);
+    let mut policy_sets = policies.describe(&written.sets.sizes, &compiled, ids);
     let mut endpoint_sets = BTreeMap::new();
     for (place, set) in placed.iter().zip(&set_of) {
         policy_sets[*set].endpoints.push(place.key.to_string());
@@ -154,6 +160,8 @@ pub fn build(input: &TableInput<'_>, ids: &mut RuleIds) -> Result<BuiltTable, Ta
     let amendable = (room == Room::ToGrow).then(|| {
         Amendable::new(Built {
             predicates: predicates.addresses.sets(),
+            shared,
+            apart,
             class_room: class_room(addresses.memberships.len() - 1),
             ports,
             directions: written.sets.directions,
@@ -188,9 +196,7 @@ struct Plan<'a> {
     /// Policy set of each of `placed`.
     set_of: &'a [usize],
     lowered: &'a [LoweredDirection],
-    addresses: &'a AddressClasses,
-    ports: &'a PortClasses,
-    compiled: &'a CompiledDirections,
+    engines: &'a Engines,
 }
 
 impl Plan<'_> {
@@ -203,9 +209,9 @@ impl Plan<'_> {
             epoch: input.epoch,
             ..Root::default()
         };
-        let exact = write_addresses(&mut writer, &mut root, self.addresses, self.owners)?;
-        root.ports = write_ports(&mut writer, self.ports);
-        let mut sets = write_policies(&mut writer, self.policies, self.lowered, self.compiled, growth);
+        let exact = write_addresses(&mut writer, &mut root, &self.engines.addresses, self.owners)?;
+        root.ports = write_ports(&mut writer, &self.engines.ports);
+        let mut sets = write_policies(&mut writer, self.policies, self.lowered, &self.engines.compiled, growth);
         for (place, set) in self.placed.iter().zip(self.set_of) {
             for direction in self.policies.sets[*set] {
                 sets.directions[direction].slots.insert(place.slot);
@@ -355,8 +361,26 @@ pub fn judge_compiled(
         port_class: port_class(lines, root, facts.protocol, value)?,
         source_port_class: source_port_class(lines, root, facts.protocol, facts.source_port)?,
     };
-    let egress =
-        endpoint_at(lines, root, source).map(|endpoint| verdict(lines, endpoint.egress_set, question));
+    let ports = fall_back::ports(facts.protocol, value, facts.source_port);
+    let decided = |cell: Cell, remote: IpAddr, local: IpAddr| {
+        if cell.fall_back_line().is_none() {
+            return cell;
+        }
+        let rows = match (remote, local) {
+            (IpAddr::V4(remote), IpAddr::V4(local)) => {
+                fall_back::address_rows4(lines, cell, remote.to_bits(), local.to_bits())
+            }
+            (IpAddr::V6(remote), IpAddr::V6(local)) => {
+                fall_back::address_rows6(lines, cell, words(remote.to_bits()), words(local.to_bits()))
+            }
+            _ => fall_back::NO_ROWS,
+        };
+        fall_back::verdict(lines, cell, rows, ports)
+    };
+    let egress = endpoint_at(lines, root, source).map(|endpoint| {
+        let cell = verdict(lines, endpoint.egress_set, question);
+        decided(cell, facts.destination, facts.source)
+    });
     let allowed = egress.is_none_or(Cell::allows);
     let question = Question {
         local_class: destination_entry.class,
@@ -368,7 +392,10 @@ pub fn judge_compiled(
     } else {
         None
     };
-    let ingress = target.map(|endpoint| verdict(lines, endpoint.ingress_set, question));
+    let ingress = target.map(|endpoint| {
+        let cell = verdict(lines, endpoint.ingress_set, question);
+        decided(cell, facts.source, facts.destination)
+    });
     Some(CompiledJudgement {
         allow: allowed && ingress.is_none_or(Cell::allows),
         egress,

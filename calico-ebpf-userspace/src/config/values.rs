@@ -105,6 +105,10 @@ pub struct Config {
     pub bpf_map_size_conntrack: u32,
     /// `BPFPolicyTableLines`: 64-byte lines of the policy table.
     pub bpf_policy_table_lines: u32,
+    /// `BPFPolicyMaxCells`: cells of one direction of a policy set.
+    pub bpf_policy_max_cells: u32,
+    /// `BPFPolicyMaxAddressClasses`: address classes of all cells together.
+    pub bpf_policy_max_address_classes: u32,
     /// `BPFJudgedMark`: bit of the packet mark that says "judged".
     pub bpf_judged_mark: u32,
     /// `BPFPinDir`: our directory under a bpffs, which is mounted on its parent if absent.
@@ -229,6 +233,8 @@ impl Default for Config {
             bpf_log: false,
             bpf_map_size_conntrack: calico_ebpf_common::maps::FLOW_ENTRIES,
             bpf_policy_table_lines: calico_ebpf_common::maps::POLICY_LINES,
+            bpf_policy_max_cells: 1 << 20,
+            bpf_policy_max_address_classes: calico_ebpf_common::address::Class::MAX.into(),
             bpf_judged_mark: calico_ebpf_common::maps::DEFAULT_MARK,
             bpf_pin_dir: PathBuf::from("/sys/fs/bpf/calico-ebpf"),
             run_dir: PathBuf::from("/run/calico-ebpf"),

@@ -28,7 +28,7 @@ use super::sysctls::Sysctls;
 use super::taps::Taps;
 use super::{host_addresses, interfaces};
 use crate::calc::effective::EffectiveState;
-use crate::compile::input::{HostFacts, HostInterface, TableInput};
+use crate::compile::input::{HostFacts, HostInterface, Limits, TableInput};
 use crate::compile::rule_ids::RuleIds;
 use crate::compile::table::{self, BuiltTable};
 use crate::config::values::Config;
@@ -400,6 +400,10 @@ impl Dataplane {
             epoch,
             base_line: self.policy.base_line(),
             max_lines: self.policy.max_lines(),
+            limits: Limits {
+                cells: self.config.bpf_policy_max_cells.into(),
+                address_classes: self.config.bpf_policy_max_address_classes as usize,
+            },
         };
         let mut table = table::build(&input, &mut self.rule_ids)?;
         self.programs
@@ -421,6 +425,7 @@ impl Dataplane {
             epoch,
             endpoints = desired.endpoints.len(),
             lines = table.lines.len(),
+            fall_back = table.report.fall_back,
             milliseconds = self.apply_milliseconds,
             "policy table in force"
         );

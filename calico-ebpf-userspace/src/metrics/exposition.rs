@@ -151,7 +151,7 @@ impl Reading {
             let help = "From the arrival of the last change to its being in force";
             gauge(encoder, "calico_ebpf_policy_lag_milliseconds", help, lag)?;
         }
-        let values: [(&str, &str, u64); 12] = [
+        let values: [(&str, &str, u64); 13] = [
             (
                 "calico_ebpf_policy_epoch",
                 "Version of the policy table in force",
@@ -163,8 +163,13 @@ impl Reading {
                 count(report.policy_sets.len()),
             ),
             (
+                "calico_ebpf_policy_sets_fallback",
+                "Too large for cells: judged by the fall-back engine",
+                tables.fall_back.into(),
+            ),
+            (
                 "calico_ebpf_policy_sets_over_budget",
-                "Too large to compile: deny everything",
+                "No room in the table: deny everything",
                 tables.over_budget.into(),
             ),
             (

@@ -97,6 +97,12 @@ fn parse_headers<const FRAGMENTS: bool>(skb: &Skb) -> Result<(Packet<V6>, Fragme
     Ok((packet, fragment))
 }
 
+/// Returns the source address of a packet that was parsed before.
+#[inline(always)]
+pub(crate) fn source(skb: &Skb) -> Result<[u64; 2], DropReason> {
+    Ok(skb.view::<IPV6_BYTES>(ETHERNET_BYTES)?.address6::<8>())
+}
+
 #[inline(always)]
 fn is_extension(next: u8) -> bool {
     matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)

@@ -102,6 +102,9 @@ fn try_clash<F: Rewrite>(skb: &Skb) -> Result<Action, DropReason> {
             port = NewPort::source(moved.source_port);
         }
     }
+    // The stack is too small to keep them while policy is asked.
+    port.keep::<0>(skb);
+    skb.keep::<4>(translation.source);
     let end = carry(
         skb,
         &tables,
@@ -116,7 +119,8 @@ fn try_clash<F: Rewrite>(skb: &Skb) -> Result<Action, DropReason> {
     {
         return Ok(forward::to_stack(skb, reason));
     }
-    translate_with(skb, &packet, translation.destination, translation.source, port)?;
+    let (source, port) = (skb.kept::<4>(), NewPort::kept::<0>(skb));
+    translate_with(skb, &packet, translation.destination, source, port)?;
     send(skb, &packet, end)
 }
 

@@ -4,7 +4,7 @@ use calico_ebpf_common::port::protocol::TCP;
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 use calico_ebpf_tests::manifests::{allow_all_egress, allow_tcp, network_policy};
 use calico_ebpf_tests::packets::Path;
-use calico_ebpf_tests::programs::{Dataplane, Origin};
+use calico_ebpf_tests::programs::{Dataplane, Origin, by_fall_back};
 
 use crate::conntrack::{b_receives, establish};
 use crate::scene::{families, open, under};
@@ -128,5 +128,16 @@ fn scenario_71_a_change_of_policy_stops_flows_to_and_from_outside() {
                 assert_eq!(dataplane.flow_count(), 0);
             }
         }
+    }
+}
+
+#[test]
+fn flows_end_alike_by_the_fall_back() {
+    for scenario in [
+        scenario_70_the_flows_of_a_workload_that_is_gone_reach_nobody,
+        scenario_71_a_change_of_policy_stops_established_flows_whichever_side_speaks_first,
+        scenario_71_a_change_of_policy_stops_flows_to_and_from_outside,
+    ] {
+        by_fall_back(scenario);
     }
 }

@@ -7,6 +7,7 @@ mod conntrack;
 mod forwarding;
 mod fragments;
 mod host_traffic;
+mod hostile;
 mod icmp;
 mod loads;
 mod matching;

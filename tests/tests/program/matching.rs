@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use calico_ebpf_tests::manifests::{Object, global_network_policy, global_network_set};
+use calico_ebpf_tests::programs::by_fall_back;
 use calico_ebpf_userspace::calc::effective::{EffectivePolicy, EffectivePort};
 use serde_json::{Value, json};
 
@@ -319,5 +320,22 @@ fn scenario_41_icmp_type_and_code() {
             &packet(family.a, family.far, &other_code),
             true
         ));
+    }
+}
+
+#[test]
+fn single_rules_match_alike_by_the_fall_back() {
+    for scenario in [
+        scenario_34_protocols_by_number_and_name,
+        scenario_35_nets_and_their_negation_up_to_the_borders,
+        scenario_36_ports_up_to_the_borders,
+        scenario_36_port_zero_is_a_port_and_a_rule_with_ports_never_matches_a_protocol_without,
+        scenario_37_an_empty_set_matches_nothing_and_its_negation_everything,
+        scenario_38_a_member_added_is_allowed_and_a_member_removed_denied,
+        scenario_39_sets_and_negated_sets_of_one_side_must_all_hold,
+        scenario_40_named_ports_beside_numbers,
+        scenario_41_icmp_type_and_code,
+    ] {
+        by_fall_back(scenario);
     }
 }

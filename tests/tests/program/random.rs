@@ -7,6 +7,7 @@ use calico_ebpf_tests::policy_packets::{owner, packet_of, refused_before_policy}
 use calico_ebpf_tests::programs::{Counted, Dataplane, Origin, Ran};
 use calico_ebpf_userspace::calc::effective::PacketFacts;
 use calico_ebpf_userspace::compile::generate::{Random, case};
+use calico_ebpf_userspace::compile::input::Limits;
 use calico_ebpf_userspace::compile::reference::{PacketJudgement, judge_packet};
 use calico_ebpf_userspace::compile::table::{PlacedLines, judge_compiled};
 use calico_ebpf_userspace::model::name::ResourceKey;
@@ -15,6 +16,19 @@ const CASES: u64 = 40;
 const PACKETS_BY_HOOK: usize = 24;
 /// Of these, as many are judged by policy at least; the others are refused before.
 const LEAST_JUDGED: usize = 1000;
+
+/// Cells for all, for some, and for nobody.
+const ENGINES: [Limits; 3] = [
+    Limits {
+        cells: 1 << 20,
+        address_classes: 65_535,
+    },
+    Limits {
+        cells: 16,
+        address_classes: 65_535,
+    },
+    Limits::FALL_BACK,
+];
 
 fn reasons(ran: &Ran) -> Vec<Counted> {
     ran.counted.iter().map(|(reason, _)| *reason).collect()
@@ -53,10 +67,11 @@ fn compare(
 fn reference_and_tables_and_kernel_agree_about_random_packets() {
     let mut dataplane = Dataplane::new();
     let (mut judged, mut allowed) = (0, 0);
-    for seed in 0..CASES {
+    for (seed, limits) in (0..CASES).flat_map(|seed| ENGINES.map(|limits| (seed, limits))) {
         let mut random = Random::new(seed);
         let case = case(&mut random);
         dataplane.set_state(case.state.clone(), case.host.clone());
+        dataplane.set_limits(limits);
         for (key, endpoint) in &case.state.endpoints {
             let name = endpoint.interface_name.trim_start_matches("tap").to_owned();
             for number in 0..PACKETS_BY_HOOK * 2 {

@@ -88,12 +88,18 @@ pub enum NotAmendable {
     Axes,
     #[error("no room is left in the address table")]
     Buckets,
+    #[error("a policy that is not judged by cells asks for the set")]
+    Apart,
 }
 
 /// What must be known of the version in force to amend it.
 #[derive(Clone, Debug)]
 pub struct Amendable {
     predicates: HashMap<SetId, PredicateId>,
+    /// Predicates that classes are made of.
+    shared: BTreeSet<PredicateId>,
+    /// Predicates of directions that are not judged by cells.
+    apart: BTreeSet<PredicateId>,
     memberships: Vec<Membership>,
     classes: HashMap<Membership, Class>,
     /// Classes that the remaps have room for.
@@ -117,6 +123,8 @@ struct Moves {
 /// What a version was built from, to be kept for amendments.
 pub(super) struct Built {
     pub(super) predicates: HashMap<SetId, PredicateId>,
+    pub(super) shared: BTreeSet<PredicateId>,
+    pub(super) apart: BTreeSet<PredicateId>,
     pub(super) addresses: AddressClasses,
     pub(super) ports: PortClasses,
     pub(super) directions: Vec<AmendableDirection>,
@@ -151,6 +159,8 @@ impl Amendable {
         let classes = memberships.iter().cloned().zip(0..).skip(1).collect();
         Self {
             predicates: built.predicates,
+            shared: built.shared,
+            apart: built.apart,
             memberships,
             classes,
             class_room: built.class_room,
@@ -208,6 +218,12 @@ impl Amendable {
             let Some(predicate) = self.predicates.get(id) else {
                 continue;
             };
+            if self.apart.contains(predicate) {
+                return Err(NotAmendable::Apart);
+            }
+            if !self.shared.contains(predicate) {
+                continue;
+            }
             for address in single_addresses(new, old)? {
                 moves.entry(address).or_default().into.insert(*predicate);
             }

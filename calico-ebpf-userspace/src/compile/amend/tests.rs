@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::calc::effective::PacketFacts;
 use crate::compile::generate::{Case, Random, case};
+use crate::compile::cells::MAX_CELLS;
+use crate::compile::input::{Limits, TableInput};
 use crate::compile::reference::judge_packet;
 use crate::compile::rule_ids::RuleIds;
 use crate::compile::table::{BuiltTable, PlacedLines, build, judge_compiled};
@@ -85,7 +87,15 @@ impl Probe {
 }
 
 fn built(case: &Case) -> BuiltTable {
-    build(&case.input(BASE), &mut RuleIds::new()).unwrap()
+    built_within(case, Limits::default())
+}
+
+fn built_within(case: &Case, limits: Limits) -> BuiltTable {
+    let input = TableInput {
+        limits,
+        ..case.input(BASE)
+    };
+    build(&input, &mut RuleIds::new()).unwrap()
 }
 
 proptest! {
@@ -95,14 +105,17 @@ proptest! {
     fn an_amended_table_decides_like_the_reference(seed in any::<u64>()) {
         let mut random = Random::new(seed);
         let mut case = case(&mut random);
-        let mut table = built(&case);
+        // Cells for all, for some, and for nobody.
+        let cells = random.pick(&[MAX_CELLS, MAX_CELLS, 12, 0]);
+        let limits = Limits { cells, ..Limits::default() };
+        let mut table = built_within(&case, limits);
         let mut amendable = table.amendable.take().unwrap();
         for _ in 0..12 {
             let now = moved(&case, &mut random);
             let probes: Vec<Probe> = (0..40).filter_map(|_| Probe::random(&case, &mut random)).collect();
             let Ok(amendment) = amendable.amend(&case.state, &now) else {
                 case.state = now;
-                table = built(&case);
+                table = built_within(&case, limits);
                 amendable = table.amendable.take().unwrap();
                 continue;
             };
@@ -162,6 +175,26 @@ fn a_change_of_endpoints_or_of_a_prefix_needs_a_new_version() {
         amendable.clone().amend(&case.state, &now),
         Err(NotAmendable::Prefix)
     );
+}
+
+#[test]
+fn a_set_of_a_policy_without_cells_needs_a_new_version() {
+    let case = (0..1000)
+        .map(|seed| case(&mut Random::new(seed)))
+        .find(|case| !built_within(case, Limits::FALL_BACK).amendable.unwrap().apart.is_empty())
+        .unwrap();
+    let amendable = built_within(&case, Limits::FALL_BACK).amendable.unwrap();
+    let sets: Vec<SetId> = case.state.sets.keys().cloned().collect();
+    let mut refused = 0;
+    for set in sets {
+        let mut now = case.state.clone();
+        Arc::make_mut(now.sets.get_mut(&set).unwrap()).insert("203.0.113.7/32".parse().unwrap());
+        let apart = amendable.predicates.get(&set).is_some_and(|id| amendable.apart.contains(id));
+        let answer = amendable.clone().amend(&case.state, &now);
+        assert_eq!(answer == Err(NotAmendable::Apart), apart, "{set:?}");
+        refused += usize::from(apart);
+    }
+    assert!(refused > 0);
 }
 
 #[test]

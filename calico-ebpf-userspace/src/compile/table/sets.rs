@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use calico_ebpf_common::policy::PolicySet;
+use calico_ebpf_common::policy::{Cell, PolicySet};
 
+use super::engines::Compiled;
 use super::{OverBudgetSet, as_u32};
 use crate::calc::effective::{DirectionPolicy, EffectivePolicy};
 use crate::compile::amend::{AmendableDirection, class_room};
-use crate::compile::cells::{Axis, DirectionTable, OverBudget, compile_direction};
-use crate::compile::classes::AddressClasses;
+use crate::compile::cells::{Axis, DirectionTable};
 use crate::compile::describe::describe_direction;
 use crate::compile::lower::LoweredDirection;
-use crate::compile::ports::PortClasses;
 use crate::compile::projection::RowKeys;
 use crate::compile::reference::Direction;
 use crate::compile::rule_ids::RuleIds;
@@ -52,7 +51,13 @@ impl<'a> Policies<'a> {
     }
 
     /// Describes the sets; endpoints are not filled in. `sizes` gives rows and columns by set.
-    pub(super) fn describe(&self, sizes: &[[u32; 2]], ids: &RuleIds) -> Vec<PolicySetReport> {
+    pub(super) fn describe(
+        &self,
+        sizes: &[[u32; 2]],
+        compiled: &[Compiled],
+        ids: &RuleIds,
+    ) -> Vec<PolicySetReport> {
+        let engine = |index: usize| compiled[index].engine().to_owned();
         let describe =
             |index: usize| describe_direction(self.directions[index].0, self.directions[index].1, ids);
         let sets = self.sets.iter().zip(sizes).zip(1..);
@@ -61,6 +66,8 @@ impl<'a> Policies<'a> {
             endpoints: Vec::new(),
             egress: describe(*egress),
             ingress: describe(*ingress),
+            egress_engine: engine(*egress),
+            ingress_engine: engine(*ingress),
             rows: *rows,
             columns: *columns,
         })
@@ -79,22 +86,6 @@ pub(super) struct WrittenSets {
     pub(super) directions: Vec<AmendableDirection>,
 }
 
-/// Compiled directions, and which of them deny everything because they were too large.
-pub(super) type CompiledDirections = Vec<(DirectionTable, Option<OverBudget>)>;
-
-/// Compiles the directions of all policies.
-pub(super) fn compile_directions(
-    lowered: &[LoweredDirection],
-    addresses: &AddressClasses,
-    ports: &PortClasses,
-) -> CompiledDirections {
-    let compile = |lowered| match compile_direction(lowered, addresses, ports) {
-        Ok(table) => (table, None),
-        Err(why) => (DirectionTable::denying(), Some(why)),
-    };
-    lowered.iter().map(compile).collect()
-}
-
 /// Whether a version gets room for rows and classes that come later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Room {
@@ -107,13 +98,26 @@ pub(super) fn write_policies(
     writer: &mut LineWriter,
     policies: &Policies<'_>,
     lowered: &[LoweredDirection],
-    compiled: &CompiledDirections,
+    compiled: &[Compiled],
     room: Room,
 ) -> WrittenSets {
     let directions: Vec<AmendableDirection> = lowered
         .iter()
         .zip(compiled)
-        .map(|(lowered, (table, _))| write_direction(writer, lowered, table, room))
+        .map(|(lowered, compiled)| {
+            let lead_to = |cell| (LoweredDirection::without_rules(lowered), DirectionTable::single(cell));
+            match compiled {
+                Compiled::Cells(table) => write_direction(writer, lowered, table, room),
+                Compiled::FallBack(table) => {
+                    let (lowered, table) = lead_to(table.write(writer));
+                    write_direction(writer, &lowered, &table, Room::Tight)
+                }
+                Compiled::Denied(_) => {
+                    let (lowered, table) = lead_to(Cell::DENY);
+                    write_direction(writer, &lowered, &table, Room::Tight)
+                }
+            }
+        })
         .collect();
     let mut sets = WrittenSets {
         lines: Vec::new(),
@@ -132,21 +136,34 @@ pub(super) fn write_policies(
         ]);
         for index in pair {
             let direction = policies.directions[*index].0;
-            sets.over_budget
-                .extend(compiled[*index].1.map(|why| OverBudgetSet {
+            if let Compiled::Denied(why) = compiled[*index] {
+                sets.over_budget.push(OverBudgetSet {
                     policy_set: id,
                     direction,
                     why,
-                }));
+                });
+            }
         }
     }
     sets.directions = directions;
     sets
 }
 
-/// Counts cells and sets that are too large.
-pub(super) fn count(compiled: &CompiledDirections, sets: &WrittenSets, report: &mut TableReport) {
-    report.cells = compiled.iter().map(|(table, _)| table.cells.len() as u64).sum();
+/// Counts cells, and sets by engine.
+pub(super) fn count(
+    policies: &Policies<'_>,
+    compiled: &[Compiled],
+    sets: &WrittenSets,
+    report: &mut TableReport,
+) {
+    let cells = |compiled: &Compiled| match compiled {
+        Compiled::Cells(table) => table.cells.len() as u64,
+        Compiled::FallBack(_) | Compiled::Denied(_) => 0,
+    };
+    report.cells = compiled.iter().map(cells).sum();
+    let falls_back = |index: &usize| matches!(compiled[*index], Compiled::FallBack(_));
+    let fall_back = policies.sets.iter().filter(|pair| pair.iter().any(falls_back));
+    report.fall_back = as_u32(fall_back.count());
     let over_budget: HashSet<u32> = sets.over_budget.iter().map(|over| over.policy_set).collect();
     report.over_budget = as_u32(over_budget.len());
 }

@@ -9,7 +9,7 @@ use aya::{Ebpf, EbpfLoader};
 use calico_ebpf_common::flow::{Flow, FlowKey4};
 use calico_ebpf_common::line::Line;
 use calico_ebpf_common::maps;
-use calico_ebpf_userspace::compile::input::{HostFacts, HostInterface, TableInput};
+use calico_ebpf_userspace::compile::input::{HostFacts, HostInterface, Limits, TableInput};
 use calico_ebpf_userspace::compile::rule_ids::RuleIds;
 use calico_ebpf_userspace::compile::table;
 use calico_ebpf_userspace::model::resource::MacAddress;
@@ -122,6 +122,7 @@ fn fill_table(object: &mut Ebpf, count: usize, names: [&str; 2], ifindexes: [u32
         epoch: 1,
         base_line: 1,
         max_lines: LINES - 1,
+        limits: Limits::default(),
     };
     let built = table::build(&input, &mut RuleIds::new())?;
     let mut policy: Array<_, Line> = Array::try_from(object.map_mut(maps::POLICY).context("no policy map")?)?;

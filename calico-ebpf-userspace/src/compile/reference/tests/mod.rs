@@ -9,7 +9,7 @@ use super::*;
 use crate::calc::effective::EffectivePolicy;
 use crate::calc::fixture::{endpoint, endpoint_key, endpoint_on, global, labelled, options, snapshot, with};
 use crate::calc::resolve::resolve;
-use crate::compile::input::{HostFacts, TableInput};
+use crate::compile::input::{HostFacts, Limits, TableInput};
 use crate::compile::rule_ids::{RuleIds, RuleKey};
 use crate::compile::table::{BuiltTable, PlacedLines, build, judge_compiled};
 
@@ -19,7 +19,8 @@ const CLIENT: [&str; 2] = ["10.0.0.1", "fd00::1"];
 /// The endpoint `web` of this host under some policy, with its table.
 struct World {
     state: EffectiveState,
-    table: BuiltTable,
+    /// By each engine.
+    tables: [BuiltTable; 2],
     ids: RuleIds,
 }
 
@@ -42,46 +43,37 @@ impl World {
         let key = endpoint_key("web");
         let mut ids = RuleIds::new();
         let host = HostFacts::default();
-        let input = TableInput {
-            state: &state,
-            host: &host,
-            generations: &[(key.clone(), 1)].into(),
-            slots: &[(key, 1)].into(),
-            epoch: 1,
-            base_line: 64,
-            max_lines: 1 << 20,
-        };
-        let table = build(&input, &mut ids).unwrap();
-        assert!(table.over_budget.is_empty());
-        Self { state, table, ids }
+        let tables = [Limits::default(), Limits::FALL_BACK].map(|limits| {
+            let input = TableInput {
+                state: &state,
+                host: &host,
+                generations: &[(key.clone(), 1)].into(),
+                slots: &[(key.clone(), 1)].into(),
+                epoch: 1,
+                base_line: 64,
+                max_lines: 1 << 20,
+                limits,
+            };
+            let table = build(&input, &mut ids).unwrap();
+            assert!(table.over_budget.is_empty());
+            assert_eq!(table.report.fall_back, u32::from(limits == Limits::FALL_BACK));
+            table
+        });
+        Self { state, tables, ids }
     }
 
-    /// Judges a packet from or to `web`; the compiled table must say the same.
+    /// Judges a packet from or to `web`; the compiled tables must say the same.
     fn judge(&self, facts: &PacketFacts) -> Judgement {
         let web = &*self.state.endpoints[&endpoint_key("web")];
         let is_own = |address: IpAddr| web.ip_networks.iter().any(|net| net.contains(&address));
-        let lines = PlacedLines {
-            lines: &self.table.lines,
-            base_line: 64,
-        };
-        let (judgement, cell) = if is_own(facts.source) {
-            let compiled = judge_compiled(&lines, facts, 1, 0).unwrap();
-            (
-                judge_packet(&self.state, Some(web), None, facts).egress.unwrap(),
-                compiled.egress.unwrap(),
-            )
+        let from_web = is_own(facts.source);
+        let judgement = if from_web {
+            judge_packet(&self.state, Some(web), None, facts).egress.unwrap()
         } else {
-            let compiled = judge_compiled(&lines, facts, 0, 1).unwrap();
-            (
-                judge_packet(&self.state, None, Some(web), facts).ingress.unwrap(),
-                compiled.ingress.unwrap(),
-            )
+            judge_packet(&self.state, None, Some(web), facts)
+                .ingress
+                .unwrap()
         };
-        assert_eq!(
-            (cell.allows(), cell.logs()),
-            (judgement.allow, judgement.log),
-            "{facts:?}: {judgement:?}"
-        );
         let action = if judgement.allow {
             Action::Allow
         } else {
@@ -93,7 +85,22 @@ impl World {
                 action,
             })
         });
-        assert_eq!(Some(cell.rule()), counter, "{facts:?}: {judgement:?}");
+        for table in &self.tables {
+            let lines = PlacedLines {
+                lines: &table.lines,
+                base_line: 64,
+            };
+            let cell = if from_web {
+                judge_compiled(&lines, facts, 1, 0).unwrap().egress.unwrap()
+            } else {
+                judge_compiled(&lines, facts, 0, 1).unwrap().ingress.unwrap()
+            };
+            assert_eq!(
+                (cell.allows(), cell.logs(), Some(cell.rule())),
+                (judgement.allow, judgement.log, counter),
+                "{facts:?}: {judgement:?}"
+            );
+        }
         judgement
     }
 

@@ -11,7 +11,8 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::super::generate::{Case, Random, case};
-use super::super::input::{HostFacts, HostInterface};
+use super::super::cells::MAX_CELLS;
+use super::super::input::{HostFacts, HostInterface, Limits};
 use super::super::reference::{Judgement, judge_packet};
 use super::*;
 use crate::calc::effective::{
@@ -90,13 +91,53 @@ proptest! {
         let mut random = Random::new(seed);
         let case = case(&mut random);
         let mut ids = RuleIds::new();
-        let built = build(&case.input(base_line), &mut ids).unwrap();
-        prop_assert!(built.over_budget.is_empty());
-        for _ in 0..100 {
-            compare(&case, &built, &ids, base_line, &mut random);
+        for limits in LIMITS {
+            let built = build(&TableInput { limits, ..case.input(base_line) }, &mut ids).unwrap();
+            prop_assert!(built.over_budget.is_empty());
+            for _ in 0..60 {
+                compare(&case, &built, &ids, base_line, &mut random);
+            }
+        }
+    }
+
+    #[test]
+    fn fall_back_equals_cells(seed in any::<u64>()) {
+        let mut random = Random::new(seed);
+        let case = case(&mut random);
+        let mut ids = RuleIds::new();
+        let by_cells = build(&case.input(0), &mut ids).unwrap();
+        let by_fall_back = build(&TableInput { limits: Limits::FALL_BACK, ..case.input(0) }, &mut ids).unwrap();
+        prop_assert_eq!(by_cells.report.fall_back, 0);
+        prop_assert_eq!(by_fall_back.report.cells, 0);
+        let judged = |built: &BuiltTable, facts: &PacketFacts| {
+            let lines = PlacedLines { lines: &built.lines, base_line: 0 };
+            let both = [judge_compiled(&lines, facts, 1, 0).unwrap(), judge_compiled(&lines, facts, 0, 1).unwrap()];
+            both.map(|judged| (judged.egress, judged.ingress, judged.source.slot, judged.destination.slot))
+        };
+        for _ in 0..200 {
+            if let Some(facts) = case.packet(&mut random, None, None) {
+                prop_assert_eq!(judged(&by_cells, &facts), judged(&by_fall_back, &facts), "{:?}", facts);
+            }
         }
     }
 }
+
+/// Cells for all, for some, and for nobody.
+const LIMITS: [Limits; 4] = [
+    Limits {
+        cells: MAX_CELLS,
+        address_classes: 65_535,
+    },
+    Limits {
+        cells: 12,
+        address_classes: 65_535,
+    },
+    Limits {
+        cells: MAX_CELLS,
+        address_classes: 6,
+    },
+    Limits::FALL_BACK,
+];
 
 #[test]
 fn equal_input_gives_equal_lines() {
@@ -218,10 +259,9 @@ fn egress_only(rules: Vec<EffectiveRule>) -> Arc<EffectivePolicy> {
     })
 }
 
-#[test]
-fn a_direction_that_tells_too_much_apart_denies_everything_and_is_named() {
-    // Each of 4,000 rules has an address and a port of its own: 16 million combinations.
-    let rules = (0..4_000_u16).map(|number| {
+/// Each of `count` rules has an address and a port of its own: as many combinations as its square.
+fn square(count: u16) -> Vec<EffectiveRule> {
+    let rules = (0..count).map(|number| {
         let net = IpNet::from(IpAddr::V4((0x0a00_0000 + u32::from(number)).into()));
         let ports = Some(vec![EffectivePort::Range(number, number)]);
         let destination = EffectiveEntity {
@@ -234,31 +274,72 @@ fn a_direction_that_tells_too_much_apart_denies_everything_and_is_named() {
             ..rule(u32::from(number), destination)
         }
     });
-    let mut vm = endpoint("tap1", &["10.0.0.1/32"]);
-    vm.policy = egress_only(rules.collect());
-    let built = build(&host(vec![vm]).input(0), &mut RuleIds::new()).unwrap();
-    assert_eq!(built.report.over_budget, 1);
-    let over = built.over_budget[0];
-    assert_eq!((over.policy_set, over.direction), (1, Direction::Egress));
-    let facts = PacketFacts {
+    rules.collect()
+}
+
+fn tcp_to(destination: &str, destination_port: u16) -> PacketFacts {
+    PacketFacts {
         source: "10.0.0.1".parse().unwrap(),
-        destination: "10.0.0.5".parse().unwrap(),
+        destination: destination.parse().unwrap(),
         protocol: 6,
         source_port: 4000,
-        destination_port: 5,
+        destination_port,
         icmp: None,
+    }
+}
+
+#[test]
+fn a_direction_that_tells_too_much_apart_is_judged_by_the_fall_back() {
+    let mut vm = endpoint("tap1", &["10.0.0.1/32"]);
+    vm.policy = egress_only(square(4_000));
+    let mut ids = RuleIds::new();
+    let built = build(&host(vec![vm]).input(0), &mut ids).unwrap();
+    assert_eq!((built.report.over_budget, built.report.fall_back), (0, 1));
+    let set = &built.policy_sets[0];
+    assert_eq!(
+        (set.egress_engine.as_str(), set.ingress_engine.as_str()),
+        ("fall-back", "cells")
+    );
+    let lines = PlacedLines {
+        lines: &built.lines,
+        base_line: 0,
     };
-    let judged = judge_compiled(
-        &PlacedLines {
-            lines: &built.lines,
-            base_line: 0,
-        },
-        &facts,
-        1,
-        0,
-    )
-    .unwrap();
-    assert_eq!(judged.egress, Some(Cell::DENY));
+    let egress = |facts: &PacketFacts| judge_compiled(&lines, facts, 1, 0).unwrap().egress.unwrap();
+    let allowed = egress(&tcp_to("10.0.15.159", 3_999));
+    assert!(allowed.allows() && allowed.rule() == 4_000, "{allowed:?}");
+    assert_eq!(egress(&tcp_to("10.0.15.159", 3_998)), Cell::DENY);
+    assert_eq!(egress(&tcp_to("10.0.16.0", 3_999)), Cell::DENY);
+}
+
+#[test]
+fn a_fall_back_without_room_denies_alone_and_is_named() {
+    let (mut vm, mut other) = (
+        endpoint("tap1", &["10.0.0.1/32"]),
+        endpoint("tap2", &["10.0.0.2/32"]),
+    );
+    vm.policy = egress_only(square(4_000));
+    other.policy = egress_only(square(2));
+    let case = host(vec![vm, other]);
+    let whole = build(&case.input(0), &mut RuleIds::new()).unwrap();
+    let input = TableInput {
+        max_lines: whole.report.lines / 2,
+        ..case.input(0)
+    };
+    let built = build(&input, &mut RuleIds::new()).unwrap();
+    assert_eq!((built.report.over_budget, built.report.fall_back), (1, 0));
+    let over = built.over_budget[0];
+    assert_eq!((over.policy_set, over.direction), (1, Direction::Egress));
+    assert_eq!(built.policy_sets[0].egress_engine, "over budget");
+    let lines = PlacedLines {
+        lines: &built.lines,
+        base_line: 0,
+    };
+    let facts = tcp_to("10.0.0.1", 1);
+    assert_eq!(
+        judge_compiled(&lines, &facts, 1, 0).unwrap().egress,
+        Some(Cell::DENY)
+    );
+    assert!(judge_compiled(&lines, &facts, 2, 0).unwrap().egress.unwrap().allows());
 }
 
 #[test]
