@@ -16,6 +16,7 @@
 pub mod address;
 pub mod branchless;
 pub mod endpoint;
+pub mod event;
 pub mod expire;
 pub mod fall_back;
 pub mod flow;

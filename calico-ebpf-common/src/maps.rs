@@ -59,6 +59,14 @@ pub const ANNOUNCED_ENTRIES: u32 = crate::endpoint::MAX_ENDPOINTS + 1;
 pub const DATAGRAMS: &str = "CEBPF_DATAGRAMS";
 /// Entries of [`DATAGRAMS`]: 1,024 endpoints that use all their places at once.
 pub const DATAGRAM_ENTRIES: u32 = 65_536;
+/// Ring buffer of [`crate::event::Event`], for one reader at a time.
+pub const EVENTS: &str = "CEBPF_EVENTS";
+/// Array of one `u64`: `CLOCK_MONOTONIC` in nanoseconds until which somebody reads [`EVENTS`]; 0 is nobody.
+pub const WATCHED: &str = "CEBPF_WATCHED";
+/// Array by slot of [`crate::event::Budget`]; slot 0 is for taps without an endpoint.
+pub const BUDGETS: &str = "CEBPF_BUDGETS";
+/// Entries of [`BUDGETS`].
+pub const BUDGET_ENTRIES: u32 = crate::endpoint::MAX_ENDPOINTS + 1;
 
 /// Entries of [`COUNTERS`].
 pub const COUNTER_ENTRIES: u32 = 128;

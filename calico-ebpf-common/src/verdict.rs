@@ -12,6 +12,11 @@ macro_rules! reasons {
             /// Every variant, in order of its number.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
+            /// Returns the variant of a number.
+            pub fn of_number(number: u32) -> Option<Self> {
+                Self::ALL.iter().copied().find(|reason| *reason as u32 == number)
+            }
+
             /// Returns the name in metrics and on the command line.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }

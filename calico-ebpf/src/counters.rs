@@ -5,6 +5,7 @@ use aya_ebpf::maps::PerCpuArray;
 use calico_ebpf_common::maps::{COUNTER_ENTRIES, Counter, PASS_COUNTERS, RULE_ENTRIES};
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
+use crate::event;
 use crate::settings;
 use crate::skb::Skb;
 
@@ -16,11 +17,13 @@ static CEBPF_RULES: PerCpuArray<Counter> = PerCpuArray::with_max_entries(RULE_EN
 
 #[inline(always)]
 pub(crate) fn count_drop(skb: &Skb, reason: DropReason) {
+    event::note_fate(skb, reason as u32);
     count(&CEBPF_COUNTERS, reason as u32, skb);
 }
 
 #[inline(always)]
 pub(crate) fn count_pass(skb: &Skb, reason: PassReason) {
+    event::note_fate(skb, PASS_COUNTERS + reason as u32);
     count(&CEBPF_COUNTERS, PASS_COUNTERS + reason as u32, skb);
 }
 

@@ -18,6 +18,7 @@ mod announcement;
 mod antispoof;
 mod conntrack;
 mod counters;
+mod event;
 mod family;
 mod forward;
 mod fragments;

@@ -8,6 +8,7 @@ use calico_ebpf_common::port::{port_class, protocol, source_port_class};
 use calico_ebpf_common::verdict::DropReason;
 
 use crate::counters;
+use crate::event;
 use crate::family::Family;
 use crate::packet::Packet;
 use crate::parse;
@@ -90,14 +91,9 @@ impl Classes {
         if cells & Cell::FALL_BACK_BITS != 0 {
             cells = asked_of_fall_back(skb, packet, reversed, cells)?;
         }
-        let mut rules = [0; 2];
-        if egress.is_some() {
-            rules[0] = allowed(skb, Cell(cells as u32), DropReason::EgressPolicy)?;
-        }
-        if ingress.is_some() {
-            rules[1] = allowed(skb, Cell((cells >> 32) as u32), DropReason::IngressPolicy)?;
-        }
-        Ok(rules)
+        let decided = decide(skb, cells, egress.is_some(), ingress.is_some());
+        event::judged(skb, decided, cells, egress, ingress);
+        decided
     }
 }
 
@@ -152,6 +148,19 @@ fn first_addresses<F: Family>(packet: &Packet<F>, reversed: bool) -> (F::Address
     } else {
         (packet.source, packet.destination)
     }
+}
+
+/// Asks the cells of the ends that are local endpoints.
+#[inline(always)]
+fn decide(skb: &Skb, cells: u64, asks_egress: bool, asks_ingress: bool) -> Result<[u32; 2], DropReason> {
+    let mut rules = [0; 2];
+    if asks_egress {
+        rules[0] = allowed(skb, Cell(cells as u32), DropReason::EgressPolicy)?;
+    }
+    if asks_ingress {
+        rules[1] = allowed(skb, Cell((cells >> 32) as u32), DropReason::IngressPolicy)?;
+    }
+    Ok(rules)
 }
 
 /// Counts the deciding rule and turns a denial into its reason.

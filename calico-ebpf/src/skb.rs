@@ -291,6 +291,20 @@ impl Skb {
         unsafe { (*self.raw).cb[0] }
     }
 
+    /// Leaves a word in word `WORD` of TC's scratch space.
+    #[inline(always)]
+    pub(crate) fn leave_in<const WORD: usize>(&self, word: u32) {
+        // SAFETY: as in `leave`.
+        unsafe { (*self.raw).cb[WORD] = word }
+    }
+
+    /// Returns the word that was left in word `WORD`.
+    #[inline(always)]
+    pub(crate) fn left_in<const WORD: usize>(&self) -> u32 {
+        // SAFETY: as in `leave`.
+        unsafe { (*self.raw).cb[WORD] }
+    }
+
     /// Writes `value` into word `WORD` of TC's scratch space and reads it again: the verifier knows nothing of what it
     /// reads there.
     #[inline(always)]

@@ -33,6 +33,23 @@ pub(super) fn create_map(kind: bpf_map_type, is_mapped: bool) -> io::Result<Owne
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
+/// Creates a ring buffer of one page, as large as pages of other machines are.
+///
+/// # Errors
+/// What `BPF_MAP_CREATE` says.
+pub(super) fn create_ring_buffer() -> io::Result<OwnedFd> {
+    const BYTES: u32 = 65_536;
+    let mut attr = empty();
+    // SAFETY: the members of the union are plain numbers.
+    let map = unsafe { &mut attr.__bindgen_anon_1 };
+    map.map_type = bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
+    map.max_entries = BYTES;
+    // SAFETY: no pointers are passed.
+    let descriptor = unsafe { bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr) }?;
+    // SAFETY: the kernel made this descriptor for us just now, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
 /// Maps the first page of a map into memory and lets it go again.
 ///
 /// # Errors

@@ -251,6 +251,27 @@ impl<'a> BatchReader<'a> {
     }
 }
 
+/// Returns the value of the first entry of an array map, `bytes` long.
+///
+/// # Errors
+/// What `BPF_MAP_LOOKUP_ELEM` says.
+pub fn first_value(map: BorrowedFd<'_>, bytes: u32) -> io::Result<Vec<u8>> {
+    // Values are copied in parts of eight bytes.
+    let mut value = vec![0_u8; (bytes as usize).next_multiple_of(8)];
+    let key = 0_u32;
+    // SAFETY: `bpf_attr` is a union of plain numbers.
+    let mut attr = unsafe { std::mem::zeroed::<bpf_attr>() };
+    // SAFETY: as above.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = map.as_raw_fd().cast_unsigned();
+    element.key = std::ptr::from_ref(&key) as u64;
+    element.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    // SAFETY: an array's key has four bytes, and `value` has room for as many bytes as the kernel copies.
+    unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) }?;
+    value.truncate(bytes as usize);
+    Ok(value)
+}
+
 /// A tcx link as the kernel sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcxLink {

@@ -15,8 +15,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde::Serialize;
 
 use super::bpf_probe::{
-    Instruction, attach_tcx, compiled_length, create_map, load_classifier, map_into_memory, read_batch,
-    run_classifier,
+    Instruction, attach_tcx, compiled_length, create_map, create_ring_buffer, load_classifier,
+    map_into_memory, read_batch, run_classifier,
 };
 use crate::config::Config;
 
@@ -95,6 +95,12 @@ pub fn check(config: &Config) -> Vec<Finding> {
             "5.6",
             "flows can be swept in batches",
             batched_reads(),
+        ),
+        tried(
+            "ring buffer",
+            "5.8",
+            "`watch` can show drops as they happen",
+            ring_buffer(),
         ),
         bpffs(&config.bpf_pin_dir),
         tried("netlink", "2.2", "interfaces can be listed", netlink()),
@@ -238,6 +244,12 @@ fn mapped_array() -> io::Result<()> {
 fn batched_reads() -> io::Result<()> {
     let map = create_map(bpf_map_type::BPF_MAP_TYPE_HASH, false).map_err(|error| explain_bpf(&error))?;
     read_batch(&map).map_err(|error| explain_bpf(&error))
+}
+
+fn ring_buffer() -> io::Result<()> {
+    create_ring_buffer()
+        .map(drop)
+        .map_err(|error| explain_bpf(&error))
 }
 
 /// Tells whether the pin directory is on a bpffs, or could be put on one.
@@ -427,6 +439,7 @@ mod tests {
             "TC programs",
             "BPF JIT",
             "mapped arrays",
+            "ring buffer",
             "attachment",
             "tun",
             "BTF",

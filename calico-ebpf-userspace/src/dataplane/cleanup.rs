@@ -10,7 +10,7 @@ use nix::mount::umount;
 use serde::Serialize;
 
 use super::interfaces::{self, Interfaces, WorkloadNames};
-use super::pins::{HostLock, is_on_bpffs};
+use super::pins::{HostLock, WATCH_LOCK_FILE, is_on_bpffs};
 use super::state_file::{STATE_FILE, StateFile};
 use super::sysctls::Sysctls;
 use super::{filters, grace_periods, neighbors, netlink, routes};
@@ -88,7 +88,9 @@ pub async fn detach(config: &Config, _lock: &HostLock) -> anyhow::Result<Removed
 }
 
 fn remove_files(config: &Config, removed: &mut Removed) {
-    let mut files = vec![config.run_dir.join(STATE_FILE), config.run_dir.join(REPORT_FILE)];
+    let mut files = [STATE_FILE, REPORT_FILE, WATCH_LOCK_FILE]
+        .map(|name| config.run_dir.join(name))
+        .to_vec();
     files.extend(HostLock::files(&config.run_dir));
     for file in files {
         remove_if_there(&file, &mut removed.left);

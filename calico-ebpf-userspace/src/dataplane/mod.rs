@@ -11,6 +11,7 @@ pub mod cleanup;
 mod datagrams;
 mod describe;
 pub mod diff;
+pub mod dry_run;
 mod filters;
 pub mod flows;
 mod grace_periods;

@@ -18,6 +18,8 @@ use super::state_file::{State, StateFile};
 const LOCK_NAME: &[u8] = b"calico-ebpf/agent";
 /// File in `RunDir` that is locked as well: two namespaces must not share one `RunDir`.
 const LOCK_FILE: &str = "agent.lock";
+/// File in `RunDir` that is locked by who reads the programs' events.
+pub const WATCH_LOCK_FILE: &str = "watch.lock";
 
 /// Paths of everything that is pinned.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use super::policy_map::PolicyMap;
 use crate::config::values::{Config, EndpointToHostAction};
 
 /// Every map that is pinned.
-const PINNED_MAPS: [&str; 9] = [
+const PINNED_MAPS: [&str; 12] = [
     maps::POLICY,
     maps::ACTIVE,
     maps::FLOWS4,
@@ -31,15 +31,21 @@ const PINNED_MAPS: [&str; 9] = [
     maps::UNSETTLED,
     maps::ANNOUNCED,
     maps::DATAGRAMS,
+    maps::EVENTS,
+    maps::WATCHED,
+    maps::BUDGETS,
 ];
 /// Maps that are taken over from the last run: flows, counts and what workloads announced while no agent ran must not
-/// be lost. Rule counters begin anew, because their numbers belong to one run.
-const ADOPTED_MAPS: [&str; 5] = [
+/// be lost, and who watches goes on watching. Rule counters begin anew, because their numbers belong to one run.
+const ADOPTED_MAPS: [&str; 8] = [
     maps::FLOWS4,
     maps::FLOWS6,
     maps::COUNTERS,
     maps::ANNOUNCED,
     maps::DATAGRAMS,
+    maps::EVENTS,
+    maps::WATCHED,
+    maps::BUDGETS,
 ];
 /// Every program that is pinned.
 const PROGRAMS: [&str; 4] = [
@@ -245,10 +251,10 @@ fn aside() -> String {
 
 /// Values of the programs' globals.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Settings(Vec<(&'static str, u32)>);
+pub(super) struct Settings(pub(super) Vec<(&'static str, u32)>);
 
 impl Settings {
-    fn of(config: &Config) -> Self {
+    pub(super) fn of(config: &Config) -> Self {
         let to_host_accept = match config.default_endpoint_to_host_action {
             EndpointToHostAction::Drop => 0,
             EndpointToHostAction::Return | EndpointToHostAction::Accept => 1,
@@ -278,7 +284,8 @@ impl Settings {
     }
 }
 
-fn load_object(
+/// Loads programs with maps of their own, but those for which `pin_of` has a pin.
+pub(super) fn load_object(
     settings: &Settings,
     sizes: &BTreeMap<&'static str, u32>,
     pin_of: impl Fn(&str) -> Option<std::path::PathBuf>,
@@ -346,7 +353,7 @@ fn refused(error: &ProgramError) -> anyhow::Error {
     )
 }
 
-fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
+pub(super) fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
     let program = object
         .program_mut(name)
         .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
@@ -360,7 +367,8 @@ fn map_data<'a>(object: &'a Ebpf, name: &str) -> anyhow::Result<&'a MapData> {
             | Map::PerCpuArray(data)
             | Map::HashMap(data)
             | Map::LruHashMap(data)
-            | Map::ProgramArray(data),
+            | Map::ProgramArray(data)
+            | Map::RingBuf(data),
         ) => Ok(data),
         Some(other) => Err(anyhow!("map {name} is of another type: {other:?}")),
         None => Err(anyhow!("the eBPF object has no map {name}")),

@@ -104,13 +104,13 @@ pub(crate) fn source(skb: &Skb) -> Result<[u64; 2], DropReason> {
 }
 
 #[inline(always)]
-fn is_extension(next: u8) -> bool {
+pub(crate) fn is_extension(next: u8) -> bool {
     matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
 }
 
 /// Returns the protocol behind the extension headers, their bytes (at most `payload`) and what the fragment header says.
 #[inline(always)]
-fn walk<const FRAGMENTS: bool>(
+pub(crate) fn walk<const FRAGMENTS: bool>(
     skb: &Skb,
     first: u8,
     payload: usize,

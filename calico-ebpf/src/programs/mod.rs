@@ -22,6 +22,7 @@ use calico_ebpf_common::maps::UNSETTLED_ENTRIES;
 use calico_ebpf_common::verdict::DropReason;
 
 use crate::counters;
+use crate::event;
 use crate::settings;
 use crate::skb::Skb;
 
@@ -51,6 +52,7 @@ fn leave_to<const ENTRY: u32>(context: &TcContext) -> DropReason {
 #[inline(always)]
 fn drop_packet(skb: &Skb, reason: DropReason) -> i32 {
     counters::count_drop(skb, reason);
+    event::dropped(skb, reason);
     if settings::debug_log() {
         let context = TcContext::new(skb.raw());
         debug!(

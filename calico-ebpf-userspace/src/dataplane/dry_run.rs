@@ -1,0 +1,250 @@
+//! The programs once more, judging made-up packets by the live tables: they write nothing.
+//!
+//! What is asked is the real program: built from the same object, with the settings that the live one has, on the same
+//! maps. Only what it would write is left out (`DRY_RUN`), and its program array is its own.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd as _;
+
+use anyhow::Context;
+use aya::Ebpf;
+use aya::maps::MapInfo;
+use aya::programs::{ProgramInfo, SchedClassifier, TestRun, TestRunOptions};
+use calico_ebpf_common::event::{
+    FATE_COUNTER, FATE_JUDGED, FATE_KNOWN, WORD_EGRESS, WORD_FATE, WORD_INGRESS,
+};
+use calico_ebpf_common::maps::{self, settings};
+use calico_ebpf_common::policy::Cell;
+use calico_ebpf_common::verdict::{DropReason, PassReason};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+
+use super::bpf_syscall::first_value;
+use super::object::OBJECT;
+use super::pins::Pins;
+use super::programs::{Settings, load_object, pinned_program};
+use crate::config::Config;
+
+/// Why the programs cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DryRunError {
+    /// Nothing is pinned: no agent has run, or `cleanup` was done.
+    #[error("no programs at {0:?}")]
+    NoPrograms(std::path::PathBuf),
+    #[error("the programs in the kernel are of another build than this command")]
+    OtherBuild,
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+/// Which flows the programs know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownFlows {
+    /// The live ones.
+    Live,
+    /// None: every packet is the first of its flow.
+    None,
+}
+
+/// At which hook of a tap a packet is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// The workload sends it.
+    FromWorkload,
+    /// It reaches the workload from an interface; 0 is the host itself.
+    ToWorkload { ingress_ifindex: u32 },
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Dropped(DropReason),
+    Passed(PassReason),
+}
+
+/// What the program said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub fate: Fate,
+    /// Cells of the flow's originator (egress) and responder (ingress), if policy was asked.
+    pub cells: Option<[Cell; 2]>,
+    /// The frame as it would go on.
+    pub frame: Vec<u8>,
+}
+
+/// The programs, loaded.
+#[derive(Debug)]
+pub struct DryRun {
+    object: Ebpf,
+}
+
+impl DryRun {
+    /// Loads the programs on the maps that are pinned.
+    ///
+    /// # Errors
+    /// When nothing is pinned, when what is pinned is of another build, and when the kernel refuses something.
+    pub fn load(pins: &Pins, flows: KnownFlows) -> Result<Self, DryRunError> {
+        let directory = pins.program(maps::PROGRAM_FROM_WORKLOAD);
+        if !directory.exists() {
+            return Err(DryRunError::NoPrograms(directory));
+        }
+        let live = live_programs(pins)?;
+        let settings = live_settings(&live[0])?;
+        let is_own = |name: &str| {
+            name == maps::UNSETTLED
+                || flows == KnownFlows::None && [maps::FLOWS4, maps::FLOWS6].contains(&name)
+        };
+        let sizes = match flows {
+            KnownFlows::Live => BTreeMap::new(),
+            KnownFlows::None => BTreeMap::from([(maps::FLOWS4, 1), (maps::FLOWS6, 1)]),
+        };
+        // A map without a pin would be pinned by the load: only what is there is asked for.
+        let object = load_object(&settings, &sizes, |name| {
+            let path = pins.map(name);
+            (!is_own(name) && path.exists()).then_some(path)
+        })?;
+        let dry_run = Self { object };
+        for (name, live) in ATTACHED.into_iter().zip(&live) {
+            let own = dry_run.program(name)?.info().context("cannot see the program")?;
+            if own.tag() != live.tag() {
+                return Err(DryRunError::OtherBuild);
+            }
+        }
+        Ok(dry_run)
+    }
+
+    /// Asks what becomes of a frame at a hook of the tap with number `ifindex`.
+    ///
+    /// # Errors
+    /// When the kernel does not run the program.
+    pub fn ask(&self, hook: Hook, ifindex: u32, frame: &[u8]) -> anyhow::Result<Answer> {
+        /// `TC_ACT_SHOT`.
+        const SHOT: u32 = 2;
+        let (name, ingress_ifindex) = match hook {
+            Hook::FromWorkload => (maps::PROGRAM_FROM_WORKLOAD, ifindex),
+            Hook::ToWorkload { ingress_ifindex } => (maps::PROGRAM_TO_WORKLOAD, ingress_ifindex),
+        };
+        let mut packet = vec![0; frame.len() + 64];
+        let mut context = SkBuff::default();
+        context.set(SK_BUFF_INGRESS_IFINDEX, ingress_ifindex);
+        context.set(SK_BUFF_IFINDEX, ifindex);
+        let mut after = SkBuff::default();
+        let result = self
+            .program(name)?
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut packet),
+                ctx_in: Some(&context.0),
+                ctx_out: Some(&mut after.0),
+                ..TestRunOptions::new()
+            })
+            .with_context(|| format!("the kernel does not run {name}"))?;
+        packet.truncate(result.data_size_out as usize);
+        let word = |word: usize| after.get(SK_BUFF_CB + word * 4);
+        let fate = word(WORD_FATE);
+        let counter = fate & FATE_COUNTER;
+        let found = if fate & FATE_KNOWN == 0 {
+            None
+        } else if counter < maps::PASS_COUNTERS {
+            DropReason::of_number(counter).map(Fate::Dropped)
+        } else {
+            PassReason::of_number(counter - maps::PASS_COUNTERS).map(Fate::Passed)
+        };
+        let found = found.with_context(|| {
+            let verdict = if result.return_value == SHOT {
+                "drops"
+            } else {
+                "passes"
+            };
+            format!("{name} {verdict} the packet and does not say why")
+        })?;
+        let cells = [WORD_EGRESS, WORD_INGRESS].map(|index| Cell(word(index)));
+        Ok(Answer {
+            fate: found,
+            cells: (fate & FATE_JUDGED != 0).then_some(cells),
+            frame: packet,
+        })
+    }
+
+    fn program(&self, name: &str) -> anyhow::Result<&SchedClassifier> {
+        let program = self.object.program(name);
+        Ok(program
+            .with_context(|| format!("no program {name}"))?
+            .try_into()?)
+    }
+}
+
+/// The programs at the hooks.
+const ATTACHED: [&str; 2] = [maps::PROGRAM_FROM_WORKLOAD, maps::PROGRAM_TO_WORKLOAD];
+
+fn live_programs(pins: &Pins) -> anyhow::Result<[ProgramInfo; 2]> {
+    let info = |name: &str| -> anyhow::Result<ProgramInfo> { Ok(pinned_program(pins, name)?.info()?) };
+    Ok([info(ATTACHED[0])?, info(ATTACHED[1])?])
+}
+
+/// Returns the settings of a live program, from its read-only data, but for `DRY_RUN`.
+fn live_settings(live: &ProgramInfo) -> Result<Settings, DryRunError> {
+    const READ_ONLY_DATA: &str = ".rodata";
+    let mut data = None;
+    for id in live.map_ids().context("maps of the program")?.unwrap_or_default() {
+        let map = MapInfo::from_id(id).context("a map of the program")?;
+        if map.name_as_str() == Some(READ_ONLY_DATA) {
+            let descriptor = map.fd().context("the program's settings")?;
+            let value = first_value(descriptor.as_fd(), map.value_size());
+            data = Some(value.map_err(|error: io::Error| anyhow::Error::from(error))?);
+        }
+    }
+    let data = data.ok_or(DryRunError::OtherBuild)?;
+    let file = object::File::parse(OBJECT).context("cannot parse the eBPF object")?;
+    let section = file
+        .section_by_name(READ_ONLY_DATA)
+        .context("the eBPF object has no settings")?;
+    let Settings(mut values) = Settings::of(&Config::default());
+    for (name, value) in &mut values {
+        let symbol = file
+            .symbols()
+            .find(|symbol| symbol.section_index() == Some(section.index()) && symbol.name() == Ok(*name));
+        let offset = symbol
+            .with_context(|| format!("the eBPF object has no setting {name}"))?
+            .address();
+        let bytes = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| data.get(offset..offset + 4));
+        // Data of another length is of another object.
+        let bytes: [u8; 4] = bytes
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or(DryRunError::OtherBuild)?;
+        *value = if *name == settings::DRY_RUN {
+            1
+        } else {
+            u32::from_ne_bytes(bytes)
+        };
+    }
+    Ok(Settings(values))
+}
+
+/// Bytes of `struct __sk_buff`, and where fields of it are (include/uapi/linux/bpf.h).
+const SK_BUFF_BYTES: usize = 192;
+const SK_BUFF_INGRESS_IFINDEX: usize = 36;
+const SK_BUFF_IFINDEX: usize = 40;
+const SK_BUFF_CB: usize = 48;
+
+/// `struct __sk_buff`.
+struct SkBuff([u8; SK_BUFF_BYTES]);
+
+impl Default for SkBuff {
+    fn default() -> Self {
+        Self([0; SK_BUFF_BYTES])
+    }
+}
+
+impl SkBuff {
+    fn set(&mut self, offset: usize, value: u32) {
+        self.0[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+
+    fn get(&self, offset: usize) -> u32 {
+        let bytes = &self.0[offset..offset + 4];
+        u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+}
