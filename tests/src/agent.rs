@@ -5,7 +5,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -209,7 +209,12 @@ impl Launcher {
         );
     }
 
-    fn command(&self) -> Command {
+    /// `RunDir` of the agent.
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    pub(crate) fn command(&self) -> Command {
         let mut command = self.namespace.command(binary());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command

@@ -33,4 +33,5 @@ pub mod snapshot;
 pub mod tap;
 pub mod traffic;
 pub mod wait;
+pub mod watching;
 pub mod wire;

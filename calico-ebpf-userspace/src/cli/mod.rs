@@ -11,6 +11,7 @@ mod completion;
 mod config;
 mod counters;
 mod endpoints;
+mod explain;
 mod failure;
 mod flows;
 mod manual;
@@ -21,6 +22,7 @@ mod routes;
 mod run;
 mod status;
 mod validate;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -73,6 +75,10 @@ enum Command {
     Routes(routes::Arguments),
     /// Counts packets by what became of them
     Counters(counters::Arguments),
+    /// Shows drops, and packets that `Log` rules match, as they happen
+    Watch(watch::Arguments),
+    /// Asks the programs what would become of a packet, and who decides about it
+    Explain(Box<explain::Arguments>),
     /// Checks a directory of manifests, without a kernel
     Validate(validate::Arguments),
     /// Shows parameters: their values and where they came from, or their defaults
@@ -116,6 +122,8 @@ impl Command {
             Self::Flows(arguments) => flows::execute(arguments),
             Self::Routes(arguments) => routes::execute(arguments),
             Self::Counters(arguments) => counters::execute(arguments),
+            Self::Watch(arguments) => watch::execute(arguments),
+            Self::Explain(arguments) => explain::execute(arguments),
             Self::Validate(arguments) => validate::execute(arguments),
             Self::Config(arguments) => config::execute(arguments),
             Self::Adopt(arguments) => adopt::execute(arguments),
@@ -148,6 +156,7 @@ mod tests {
             "flows",
             "routes",
             "counters",
+            "watch",
             "adopt",
             "release",
         ] {

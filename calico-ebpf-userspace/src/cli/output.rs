@@ -92,6 +92,21 @@ impl Page {
         &self.text
     }
 
+    /// Writes what is on the page to standard output, at once.
+    ///
+    /// # Errors
+    /// Fails when standard output does.
+    pub(super) fn print(&self) -> io::Result<()> {
+        let mut output = anstream::stdout();
+        output.write_all(self.text.as_bytes())?;
+        output.flush()
+    }
+
+    /// Adds text in the colour of `tone`, without ending the line.
+    pub(super) fn part(&mut self, tone: Tone, text: &str) {
+        self.painted(style_of(tone), text);
+    }
+
     /// Adds a heading, after an empty line unless it is the first.
     pub(super) fn heading(&mut self, text: &str) {
         if !self.text.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use calico_ebpf_common::maps::Counter;
 use clap::Args;
 use serde::Serialize;
 
@@ -22,8 +23,10 @@ Examples:
 
 Rules are read from top to bottom; the first that matches decides. A tier in which no rule matched ends with its
 default action; behind the last tier come the profiles, and then everything is denied.
-JUDGED counts the packets that a rule decided: those that open a flow, or come before it is settled. The packets of
-a settled flow are not judged again.
+PACKETS and BYTES count what a rule decided about, since this run of the agent: what it denied, and each packet, in both
+directions, of the flows that it let pass. A packet between two VMs of this host counts at one rule of each. - is for
+what is not counted: log and pass decide nothing, and no rule stands at the end of a tier. `watch` shows packets that
+log rules match.
 
 Behind each direction stands the engine that judges it: `cells`, worked out beforehand, or `fall-back`, rule by rule
 in bit vectors, where rules tell too much apart for cells. Both say the same. `over budget` denies everything: there
@@ -61,8 +64,11 @@ struct RuleView {
     index: Option<u32>,
     action: String,
     rule: String,
-    /// Packets that the rule decided; `null` when the maps cannot be read, and for the end of a tier.
+    /// Packets that the rule decided about; `null` when the maps cannot be read, for `log` and `pass`, and for the end
+    /// of a tier.
     packets: Option<u64>,
+    /// Their bytes, from the Ethernet header on.
+    bytes: Option<u64>,
 }
 
 pub(super) fn execute(arguments: &Arguments) -> Result<Ending, Failure> {
@@ -72,13 +78,7 @@ pub(super) fn execute(arguments: &Arguments) -> Result<Ending, Failure> {
     let numbers = counter_numbers(&sets);
     let hits = PinnedMaps::under(&config.bpf_pin_dir).rule_hits(&numbers);
     let (hits, unread) = match hits {
-        Ok(counters) => (
-            numbers
-                .into_iter()
-                .zip(counters.iter().map(|counter| counter.packets))
-                .collect(),
-            None,
-        ),
+        Ok(counters) => (numbers.into_iter().zip(counters).collect(), None),
         Err(error) => (BTreeMap::new(), Some(error)),
     };
     let views: Vec<SetView> = sets.iter().map(|set| SetView::new(set, &hits)).collect();
@@ -134,7 +134,7 @@ fn counter_numbers(sets: &[&PolicySetReport]) -> Vec<u32> {
 }
 
 impl SetView {
-    fn new(set: &PolicySetReport, hits: &BTreeMap<u32, u64>) -> Self {
+    fn new(set: &PolicySetReport, hits: &BTreeMap<u32, Counter>) -> Self {
         Self {
             id: set.id,
             rows: set.rows,
@@ -156,13 +156,16 @@ impl SetView {
         ] {
             page.heading(&format!("{title}: {engine}"));
             let rows = rules.iter().map(RuleView::row).collect();
-            page.table(&["TIER", "POLICY", "RULE", "ACTION", "WHAT", "JUDGED"], rows);
+            page.table(
+                &["TIER", "POLICY", "RULE", "ACTION", "WHAT", "PACKETS", "BYTES"],
+                rows,
+            );
         }
     }
 }
 
 /// Returns rules and ends of tiers in order of evaluation.
-fn rules_of(tiers: &[TierReport], hits: &BTreeMap<u32, u64>) -> Vec<RuleView> {
+fn rules_of(tiers: &[TierReport], hits: &BTreeMap<u32, Counter>) -> Vec<RuleView> {
     let mut views = Vec::new();
     for tier in tiers {
         for policy in &tier.policies {
@@ -172,7 +175,8 @@ fn rules_of(tiers: &[TierReport], hits: &BTreeMap<u32, u64>) -> Vec<RuleView> {
                 index: Some(rule.index),
                 action: rule.action.clone(),
                 rule: rule.text.clone(),
-                packets: hits.get(&rule.counter).copied(),
+                packets: hits.get(&rule.counter).map(|counter| counter.packets),
+                bytes: hits.get(&rule.counter).map(|counter| counter.bytes),
             }));
         }
         if tier.tier != "profiles" {
@@ -191,7 +195,13 @@ fn end(tier: &str, action: &str, what: &str) -> RuleView {
         action: action.to_owned(),
         rule: what.to_owned(),
         packets: None,
+        bytes: None,
     }
+}
+
+/// Returns a count, or a dash for what is not counted.
+fn count(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), grouped)
 }
 
 impl RuleView {
@@ -212,7 +222,8 @@ impl RuleView {
             plain(self.index.map_or_else(String::new, |index| index.to_string())),
             (tone, self.action.clone()),
             (body, self.rule.clone()),
-            plain(self.packets.map_or_else(String::new, grouped)),
+            plain(count(self.packets)),
+            plain(count(self.bytes)),
         ]
     }
 }
@@ -227,16 +238,22 @@ mod tests {
     fn report() -> AgentReport {
         let rule = RuleReport {
             counter: 9,
-            index: 0,
+            index: 1,
             action: "allow".to_owned(),
             text: "tcp to ports 80".to_owned(),
+        };
+        let log = RuleReport {
+            counter: 0,
+            index: 0,
+            action: "log".to_owned(),
+            text: "any packet".to_owned(),
         };
         let tier = TierReport {
             tier: "default".to_owned(),
             default_action: "deny".to_owned(),
             policies: vec![PolicyReport {
                 name: "openstack/web".to_owned(),
-                rules: vec![rule],
+                rules: vec![log, rule],
             }],
         };
         AgentReport {
@@ -268,7 +285,16 @@ mod tests {
         let report = report();
         let sets = wanted_sets(&report, Some("tapweb")).unwrap();
         assert_eq!(counter_numbers(&sets), [9]);
-        let view = SetView::new(sets[0], &BTreeMap::from([(9, 1500)]));
+        let view = SetView::new(
+            sets[0],
+            &BTreeMap::from([(
+                9,
+                Counter {
+                    packets: 1500,
+                    bytes: 96_000,
+                },
+            )]),
+        );
         let mut page = Page::plain();
         view.put_on(&mut page);
         insta::assert_snapshot!(page.text());

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use calico_ebpf_common::flow::{
-    FLOW_ORIGIN_LOW, Flow, FlowKey4, FlowKey6, ORIGIN, RESPONDER, STATE_ESTABLISHED, STATE_FIN_ORIGIN,
-    STATE_FIN_RESPONDER, STATE_REPLIED, STATE_RESET, TRANSLATED,
+    FLOW_ORIGIN_LOW, Flow, FlowKey4, FlowKey6, NOT_TRANSLATED, ORIGIN, RESPONDER, STATE_ESTABLISHED,
+    STATE_FIN_ORIGIN, STATE_FIN_RESPONDER, STATE_REPLIED, STATE_RESET, TRANSLATED,
 };
 use calico_ebpf_common::moved_port::moved_port;
 use calico_ebpf_common::port::protocol;
@@ -22,7 +22,7 @@ pub enum FlowKey {
 }
 
 /// Two sides of a flow: address and port.
-type Side = (IpAddr, u16);
+pub type Side = (IpAddr, u16);
 
 /// One flow, told from its originator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -66,6 +66,38 @@ pub struct IcmpQuery {
 }
 
 impl FlowKey {
+    /// Returns the key of a packet's flow; both directions have the same. `None` for ends of two families.
+    pub fn of(protocol: u8, source: Side, destination: Side, translated: bool) -> Option<Self> {
+        let [low, high] = if source <= destination {
+            [source, destination]
+        } else {
+            [destination, source]
+        };
+        let translation = if translated { TRANSLATED } else { NOT_TRANSLATED };
+        let [low_port, high_port] = [low.1.to_be_bytes(), high.1.to_be_bytes()];
+        match (low.0, high.0) {
+            (IpAddr::V4(low_address), IpAddr::V4(high_address)) => Some(Self::V4(FlowKey4 {
+                low_address: low_address.octets(),
+                high_address: high_address.octets(),
+                low_port,
+                high_port,
+                protocol,
+                translation,
+                reserved: [0; 2],
+            })),
+            (IpAddr::V6(low_address), IpAddr::V6(high_address)) => Some(Self::V6(FlowKey6 {
+                low_address: low_address.octets(),
+                high_address: high_address.octets(),
+                low_port,
+                high_port,
+                protocol,
+                translation,
+                reserved: [0; 2],
+            })),
+            _ => None,
+        }
+    }
+
     /// Returns the IANA protocol number.
     pub fn protocol(&self) -> u8 {
         match self {
@@ -199,7 +231,7 @@ impl FlowView {
     }
 }
 
-fn side(address: IpAddr, port: u16) -> String {
+pub(super) fn side(address: IpAddr, port: u16) -> String {
     match address {
         IpAddr::V4(address) => format!("{address}:{port}"),
         IpAddr::V6(address) => format!("[{address}]:{port}"),

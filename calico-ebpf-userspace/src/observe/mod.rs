@@ -3,7 +3,12 @@
 //! Read by the command line and the metrics; the agent itself never reads through this module.
 
 pub mod clock;
+pub mod decisions;
+pub mod event_view;
+pub mod events;
+pub mod explain;
 pub mod flows;
+pub mod made_packet;
 pub mod pinned;
 pub mod rule_names;
 pub mod translations;

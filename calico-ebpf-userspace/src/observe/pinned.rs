@@ -120,6 +120,28 @@ impl PinnedMaps {
         Ok(found)
     }
 
+    /// Returns the flow of a key.
+    ///
+    /// # Errors
+    /// Fails when the map cannot be read.
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, ObserveError> {
+        let (name, found) = match key {
+            FlowKey::V4(key) => {
+                let flows: HashMap<MapData, FlowKey4, Flow> = self.open(FLOWS4)?;
+                (FLOWS4, flows.get(key, 0))
+            }
+            FlowKey::V6(key) => {
+                let flows: HashMap<MapData, FlowKey6, Flow> = self.open(FLOWS6)?;
+                (FLOWS6, flows.get(key, 0))
+            }
+        };
+        match found {
+            Ok(flow) => Ok(Some(flow)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(source) => Err(self.failed(name, source)),
+        }
+    }
+
     /// Returns how many flows there is room for in each conntrack table: it may be older than its parameter. `None` when
     /// that cannot be seen.
     pub fn flow_room(&self) -> Option<u32> {
@@ -152,7 +174,11 @@ impl PinnedMaps {
         ))
     }
 
-    fn open<M: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Result<M, ObserveError> {
+    /// Opens the map called `name`.
+    ///
+    /// # Errors
+    /// Fails when it is not there or not to be opened.
+    pub(super) fn open<M: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Result<M, ObserveError> {
         let path = self.directory.join(name);
         // The kernel's answer to a missing pin hides in a chain of errors; the directory says it plainly.
         match std::fs::symlink_metadata(&path) {
