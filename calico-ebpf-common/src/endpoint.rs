@@ -40,10 +40,12 @@ pub struct Endpoint {
     pub ingress_set: u32,
     /// First [`Sources4`] line and number of such lines: addresses the workload may use as source.
     pub sources4: u32,
-    pub sources4_lines: u32,
     /// First [`Sources6`] line and number of such lines.
     pub sources6: u32,
-    pub sources6_lines: u32,
+    pub sources4_lines: u16,
+    pub sources6_lines: u16,
+    /// First generation of this endpoint with its present addresses: a flow of an older one is somebody else's. Never 0.
+    pub born: u32,
     /// Until this `jiffies64`, TCP in mid-stream without a flow is judged as new.
     pub loose_until: u64,
     /// First [`crate::nat::Nat`] line and number of such lines: the external addresses of this endpoint.
@@ -51,6 +53,14 @@ pub struct Endpoint {
     pub nat_count: u32,
 }
 crate::line_type!(Endpoint);
+
+impl Endpoint {
+    /// Returns whether a flow that was judged under `generation` is of this endpoint as it is now, whatever its policy was.
+    #[inline(always)]
+    pub fn is_born_by(&self, generation: u32) -> bool {
+        self.born != 0 && generation >= self.born
+    }
+}
 
 /// Pairs of interface number and slot; a free pair is 0, 0. The bucket of an interface is `ifindex & mask`.
 #[repr(C)]

@@ -15,6 +15,8 @@ use crate::policy::Cell;
 
 /// Lines of bits that a row may have.
 pub const MAX_WIDTH: u32 = 256;
+/// Tiers that a direction may have, the profiles being one: each may be left by a `Pass`, which takes a round of its own.
+pub const MAX_TIERS: u32 = 256;
 /// Rules in a line of bits.
 pub const RULES_PER_LINE: u32 = 64 * DOUBLES;
 /// Rows that no look-up gives: the tables are broken.
@@ -90,12 +92,7 @@ pub fn address_rows6<L: Lines + ?Sized>(lines: &L, cell: Cell, remote: [u64; 2],
 
 /// Returns the rows of [`ports`], that of the destination port in the low half. `row` looks up as [`row4`] does.
 #[inline(always)]
-pub fn port_rows<L: Lines + ?Sized>(
-    lines: &L,
-    cell: Cell,
-    ports: u64,
-    row: impl Fn(u32, u32) -> u64,
-) -> u64 {
+pub fn port_rows<L: Lines + ?Sized>(lines: &L, cell: Cell, ports: u64, row: impl Fn(u32, u32) -> u64) -> u64 {
     let Some(set) = set_of(lines, cell) else {
         return NO_ROWS;
     };
@@ -107,7 +104,7 @@ pub fn port_rows<L: Lines + ?Sized>(
 #[inline(always)]
 pub fn walk(mut step: impl FnMut(u64) -> u64) -> Cell {
     let mut state = 0;
-    for _ in 0..MAX_WIDTH {
+    for _ in 0..MAX_WIDTH + MAX_TIERS {
         state = step(state);
         if state & DECIDED != 0 {
             let logged = (state >> LOGGED_SHIFT) as u32 & 1;
@@ -153,29 +150,33 @@ fn checked_step<L: Lines + ?Sized>(
     let (remote, local) = (lines.line(remote)?, lines.line(local)?);
     let (port, source) = (lines.line(port)?, lines.line(source)?);
     let logs = lines.line(set.logs.wrapping_add(line))?;
+    let mut deciding = 0;
     for _ in 0..DOUBLES {
         let hold = remote.double(word) & local.double(word) & port.double(word) & source.double(word);
         let only_log = logs.double(word);
-        let deciding = hold & !only_log;
-        if deciding == 0 {
-            logged |= u64::from(hold != 0);
-            word += 1;
-        } else {
-            // What holds in front of the deciding rule.
-            let before = deciding ^ deciding.wrapping_sub(1);
-            logged |= u64::from(hold & only_log & before != 0);
-            let rule = word.wrapping_mul(64).wrapping_add(lowest(deciding));
-            let outcome = lines.word_at(set.outcomes, rule)?;
-            if outcome & outcome::PASS == 0 {
-                return Some(DECIDED | logged << LOGGED_SHIFT | u64::from(outcome));
-            }
-            word = outcome & !outcome::PASS;
+        deciding = hold & !only_log;
+        // What holds in front of the deciding rule; everything without one.
+        let before = deciding ^ deciding.wrapping_sub(1);
+        logged |= u64::from(hold & only_log & before != 0);
+        if deciding != 0 {
+            break;
         }
+        word += 1;
         if word / DOUBLES != line {
             break;
         }
     }
-    Some(logged << LOGGED_SHIFT | u64::from(word))
+    let logged = logged << LOGGED_SHIFT;
+    if deciding == 0 {
+        return Some(logged | u64::from(word));
+    }
+    // One look-up behind the loop: inside it, all that lives across it would need stack.
+    let rule = word.wrapping_mul(64).wrapping_add(lowest(deciding));
+    let outcome = lines.word_at(set.outcomes, rule)?;
+    if outcome & outcome::PASS == 0 {
+        return Some(DECIDED | logged | u64::from(outcome));
+    }
+    Some(logged | u64::from(outcome & !outcome::PASS))
 }
 
 #[inline(always)]
@@ -201,7 +202,10 @@ fn checked_row4<L: Lines + ?Sized>(lines: &L, tree: u32, key: u32) -> Option<u32
     if key == u32::MAX {
         return Some(tree.last);
     }
-    lines.word_at(tree.classes, interval4(lines, tree, key, |count| in_turn(count.into()) as u32)?)
+    lines.word_at(
+        tree.classes,
+        interval4(lines, tree, key, |count| in_turn(count.into()) as u32)?,
+    )
 }
 
 #[inline(always)]

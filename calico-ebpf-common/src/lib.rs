@@ -14,6 +14,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod address;
+pub mod answer;
 pub mod branchless;
 pub mod endpoint;
 pub mod event;

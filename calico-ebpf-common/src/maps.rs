@@ -22,7 +22,7 @@ pub const RULES: &str = "CEBPF_RULES";
 /// a program array when its last reference from user space goes.
 pub const UNSETTLED: &str = "CEBPF_UNSETTLED";
 /// Entries of [`UNSETTLED`].
-pub const UNSETTLED_ENTRIES: u32 = 22;
+pub const UNSETTLED_ENTRIES: u32 = 24;
 /// The programs of [`UNSETTLED`] in order of their entries.
 pub const UNSETTLED_PROGRAMS: [&str; UNSETTLED_ENTRIES as usize] = [
     "from_workload4",
@@ -47,6 +47,8 @@ pub const UNSETTLED_PROGRAMS: [&str; UNSETTLED_ENTRIES as usize] = [
     "from_workload_fragment6",
     "to_workload_fragment4",
     "to_workload_fragment6",
+    "answer4",
+    "answer6",
 ];
 
 /// Array by slot of one `u64`: `jiffies64` when the workload last told the link that it is here (gratuitous ARP, RARP,
@@ -67,6 +69,11 @@ pub const WATCHED: &str = "CEBPF_WATCHED";
 pub const BUDGETS: &str = "CEBPF_BUDGETS";
 /// Entries of [`BUDGETS`].
 pub const BUDGET_ENTRIES: u32 = crate::endpoint::MAX_ENDPOINTS + 1;
+/// Array by slot of one `u64`: see [`crate::answer`].
+pub const ANSWERS: &str = "CEBPF_ANSWERS";
+/// Array by family of two `u64`: the host's address that ICMP errors about denied packets come from, high half first; 0 is
+/// none.
+pub const ANSWER_SOURCES: &str = "CEBPF_ANSWER_SOURCES";
 
 /// Entries of [`COUNTERS`].
 pub const COUNTER_ENTRIES: u32 = 128;
@@ -115,6 +122,10 @@ pub mod settings {
     pub const METADATA_ADDRESS: &str = "METADATA_ADDRESS";
     /// TCP port of the metadata service; 0 without one.
     pub const METADATA_PORT: &str = "METADATA_PORT";
+    /// 1: a live flow goes on when policy stops allowing it.
+    pub const KEEP_FLOWS: &str = "KEEP_FLOWS";
+    /// 1: what policy denies is answered.
+    pub const ANSWER_DENIED: &str = "ANSWER_DENIED";
     /// 1: judge, but write no flow, counter or event (`explain`, benchmarks).
     pub const DRY_RUN: &str = "DRY_RUN";
     /// 1: log decisions through aya-log.

@@ -121,5 +121,7 @@ reasons! {
         Metadata = 9, "metadata";
         /// Longer than the MTU of the target's tap: the host stack answers it or cuts it.
         PacketTooBig = 10, "packet-too-big";
+        /// Made an answer to itself, after it was dropped by policy: counted as both.
+        Answered = 11, "answered";
     }
 }

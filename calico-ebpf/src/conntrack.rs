@@ -15,6 +15,7 @@ use calico_ebpf_common::port::protocol;
 use crate::family::Family;
 use crate::packet::Packet;
 use crate::parse::transport::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+use crate::scratch;
 use crate::settings;
 
 #[map]
@@ -77,6 +78,12 @@ impl<F: Family> Seen<F> {
         // SAFETY: points to a map value, which stays mapped while the program runs. It may be re-used for another
         // flow meanwhile: what is decided on a copy is written back by key only.
         self.entry.map(|entry| unsafe { *entry })
+    }
+
+    /// As [`Self::flow`], with the copy in the [scratch room](scratch).
+    #[inline(always)]
+    pub(crate) fn flow_aside(&self) -> Option<&'static Flow> {
+        scratch::keep_found(self.entry)
     }
 
     /// Returns where the packet stands in `flow`.

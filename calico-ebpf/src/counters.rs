@@ -1,4 +1,7 @@
 //! Counters: each packet once, at the hook that decides about it.
+//!
+//! Bytes are those of the whole frame. A super-frame that segmentation offload carries is one packet, as for the
+//! kernel's own counters: what a guest hands over does not say into how many it will be cut.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
@@ -27,10 +30,20 @@ pub(crate) fn count_pass(skb: &Skb, reason: PassReason) {
     count(&CEBPF_COUNTERS, PASS_COUNTERS + reason as u32, skb);
 }
 
-/// Counts a judgement of the rule with this counter number.
+/// Counts a packet that is judged by the rule with this counter number; number 0 is what no rule decides.
 #[inline(always)]
 pub(crate) fn count_rule(skb: &Skb, rule: u32) {
     count(&CEBPF_RULES, rule, skb);
+}
+
+/// Counts a packet that goes on with a flow at the rules that allowed it: one for each end, 0 where none had a say.
+#[inline(always)]
+pub(crate) fn count_rules(skb: &Skb, rules: [u32; 2]) {
+    for rule in rules {
+        if rule != 0 {
+            count(&CEBPF_RULES, rule, skb);
+        }
+    }
 }
 
 #[inline(always)]

@@ -264,7 +264,8 @@ impl Telling {
         let mut protocol = header.u8::<6>();
         let mut offset = ETHERNET_BYTES + IPV6_BYTES;
         if ipv6::is_extension(protocol) {
-            let Ok((behind, walked, _)) = ipv6::walk::<false>(skb, protocol, usize::from(header.be16::<4>())) else {
+            let Ok((behind, walked, _)) = ipv6::walk::<false>(skb, protocol, usize::from(header.be16::<4>()))
+            else {
                 set! { self, protocol = protocol; }
                 return;
             };

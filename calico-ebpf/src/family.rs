@@ -211,7 +211,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn source_flags(endpoint: &Endpoint, address: u32) -> u32 {
-        tables::source4_flags(endpoint.sources4, endpoint.sources4_lines, address)
+        tables::source4_flags(endpoint.sources4, u32::from(endpoint.sources4_lines), address)
     }
 
     #[inline(always)]
@@ -412,7 +412,8 @@ impl Family for V6 {
 
     #[inline(always)]
     fn source_flags(endpoint: &Endpoint, address: [u64; 2]) -> u32 {
-        tables::source6_flags(endpoint.sources6, endpoint.sources6_lines, address[0], address[1])
+        let lines = u32::from(endpoint.sources6_lines);
+        tables::source6_flags(endpoint.sources6, lines, address[0], address[1])
     }
 
     #[inline(always)]

@@ -6,14 +6,16 @@ use calico_ebpf_common::flow::{FLOW_ORIGIN_ANY_MAC, FLOW_ORIGIN_LOW, FLOW_RESPON
 use calico_ebpf_common::port::protocol;
 use calico_ebpf_common::verdict::DropReason;
 
-use crate::conntrack::{self, Seen};
+use crate::conntrack::{self, Place, Seen};
 use crate::family::Family;
 use crate::host;
 use crate::packet::{Packet, PacketKind};
 use crate::parse::transport::{TCP_ACK, TCP_RST};
 use crate::policy::Classes;
+use crate::scratch;
+use crate::settings;
 use crate::skb::Skb;
-use crate::tables::Tables;
+use crate::tables::{self, Tables};
 
 /// One end of a flow.
 #[derive(Clone, Copy)]
@@ -78,7 +80,7 @@ pub(crate) struct Judged<'a> {
 }
 
 /// Judges the first packet of a flow: egress policy of the originator, then ingress policy of the responder, or what
-/// applies to the host in its place. What the host itself opens is allowed.
+/// applies to the host in its place. What the host itself opens is allowed. `kept` says that no rule has to allow it.
 #[inline(always)]
 pub(crate) fn judge<'a, F: Family>(
     skb: &Skb,
@@ -87,6 +89,7 @@ pub(crate) fn judge<'a, F: Family>(
     classes: &Classes,
     originator: End<'a>,
     responder: End<'a>,
+    kept: bool,
 ) -> Result<Judged<'a>, DropReason> {
     if originator.slot == SLOT_HOST {
         return Ok(Judged {
@@ -98,7 +101,14 @@ pub(crate) fn judge<'a, F: Family>(
     if originator.endpoint.is_some() {
         host::check_encapsulation(packet.protocol, packet.first_ports(reversed).1)?;
     }
-    let rule = classes.judge(skb, packet, reversed, originator.endpoint, responder.endpoint)?;
+    let rule = classes.judge(
+        skb,
+        packet,
+        reversed,
+        originator.endpoint,
+        responder.endpoint,
+        kept,
+    )?;
     if responder.slot == SLOT_HOST {
         host::endpoint_to_host_action()?;
     }
@@ -107,6 +117,24 @@ pub(crate) fn judge<'a, F: Family>(
         responder,
         rule,
     })
+}
+
+/// Notes between whom its flow, in which it has this place, goes on although policy has changed
+/// (`EstablishedFlows` is `Keep`). Both must be who they were when it was judged, not another endpoint that has the slot by
+/// now, or the same one with other addresses. It is noted aside because the stack has no room.
+#[inline(always)]
+pub(crate) fn note_kept(tables: &Tables, place: &Place) {
+    if settings::keep_flows() {
+        let slots = u32::from(place.source_slot) << 16 | u32::from(place.destination_slot);
+        let (source, destination) = (place.source_generation, place.destination_generation);
+        scratch::leave_slots(tables::standing(tables.root_line(), slots, source, destination));
+    }
+}
+
+/// Returns whether it was noted that the packet's flow goes on between these two: the addresses may have come to others.
+#[inline(always)]
+pub(crate) fn is_kept(source: Slot, destination: Slot) -> bool {
+    settings::keep_flows() && scratch::left_slots() == u32::from(source) << 16 | u32::from(destination)
 }
 
 /// Refuses answers to no query, and TCP in mid-stream without a flow, except for a short time after an end appeared on this host.

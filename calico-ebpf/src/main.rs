@@ -15,6 +15,7 @@
 //! pass, so that programs attached behind them still run.
 
 mod announcement;
+mod answer;
 mod antispoof;
 mod conntrack;
 mod counters;
@@ -32,6 +33,7 @@ mod policy;
 mod programs;
 mod related;
 mod rewrite;
+mod scratch;
 mod settings;
 mod skb;
 mod tables;

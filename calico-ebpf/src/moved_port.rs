@@ -69,7 +69,6 @@ pub(crate) extern "C" fn moved_places6(
 #[inline(always)]
 fn places<F: Family>(source: F::Address, destination: F::Address, rest: u64) -> u32 {
     let (port, destination_port) = (rest as u16, (rest >> 16) as u16);
-    let tag = (rest >> 32) as u16;
     let to_itself = source == destination;
     // One key that is changed: the stack is small.
     let (mut key, is_lower) = F::flow_key(&Packet {
@@ -88,6 +87,10 @@ fn places<F: Family>(source: F::Address, destination: F::Address, rest: u64) -> 
     });
     let mut free = 0;
     for place in 0..PLACES {
+        // Taken apart for each place: the stack is too small to keep the parts.
+        let rest = core::hint::black_box(rest);
+        let (port, destination_port) = (rest as u16, (rest >> 16) as u16);
+        let tag = (rest >> 32) as u16;
         let at_place = moved_port(port, place);
         if at_place == 0 {
             continue;

@@ -71,7 +71,7 @@ impl Classes {
     }
 
     /// Returns the numbers of the deciding rules of both ends, or why one of them refuses. An end that is no local
-    /// endpoint has no say; egress is asked first.
+    /// endpoint has no say; egress is asked first. `kept` says that no rule has to allow it.
     #[inline(always)]
     pub(crate) fn judge<F: Family>(
         &self,
@@ -80,6 +80,7 @@ impl Classes {
         reversed: bool,
         egress: Option<&Endpoint>,
         ingress: Option<&Endpoint>,
+        kept: bool,
     ) -> Result<[u32; 2], DropReason> {
         let egress_set = egress.map_or(0, |endpoint| endpoint.egress_set);
         let ingress_set = ingress.map_or(0, |endpoint| endpoint.ingress_set);
@@ -91,7 +92,7 @@ impl Classes {
         if cells & Cell::FALL_BACK_BITS != 0 {
             cells = asked_of_fall_back(skb, packet, reversed, cells)?;
         }
-        let decided = decide(skb, cells, egress.is_some(), ingress.is_some());
+        let decided = decide(skb, cells, egress.is_some(), ingress.is_some(), kept);
         event::judged(skb, decided, cells, egress, ingress);
         decided
     }
@@ -127,12 +128,20 @@ fn verdict<F: Family, const WORD: usize>(
     let destination = F::to_halves(packet.destination);
     let rows = if F::ICMP_PROTOCOL == protocol::ICMP {
         let source = F::to_halves(packet.source);
-        let (remote, local) = if to_remote { (destination, source) } else { (source, destination) };
+        let (remote, local) = if to_remote {
+            (destination, source)
+        } else {
+            (source, destination)
+        };
         tables::fall_back_rows4(cell, remote[1] as u32, local[1] as u32)
     } else {
         // Read again: the stack is too small to keep it, and translation leaves the source to the end.
         let source = parse::ipv6::source(skb)?;
-        let (remote, local) = if to_remote { (destination, source) } else { (source, destination) };
+        let (remote, local) = if to_remote {
+            (destination, source)
+        } else {
+            (source, destination)
+        };
         tables::fall_back_rows6(cell, remote[0], remote[1], local[0], local[1])
     };
     let ports = skb.kept::<3>();
@@ -152,20 +161,29 @@ fn first_addresses<F: Family>(packet: &Packet<F>, reversed: bool) -> (F::Address
 
 /// Asks the cells of the ends that are local endpoints.
 #[inline(always)]
-fn decide(skb: &Skb, cells: u64, asks_egress: bool, asks_ingress: bool) -> Result<[u32; 2], DropReason> {
+fn decide(
+    skb: &Skb,
+    cells: u64,
+    asks_egress: bool,
+    asks_ingress: bool,
+    kept: bool,
+) -> Result<[u32; 2], DropReason> {
     let mut rules = [0; 2];
     if asks_egress {
-        rules[0] = allowed(skb, Cell(cells as u32), DropReason::EgressPolicy)?;
+        rules[0] = allowed(skb, Cell(cells as u32), DropReason::EgressPolicy, kept)?;
     }
     if asks_ingress {
-        rules[1] = allowed(skb, Cell((cells >> 32) as u32), DropReason::IngressPolicy)?;
+        rules[1] = allowed(skb, Cell((cells >> 32) as u32), DropReason::IngressPolicy, kept)?;
     }
     Ok(rules)
 }
 
-/// Counts the deciding rule and turns a denial into its reason.
+/// Counts the deciding rule and turns a denial into its reason. What is kept although a rule denies it passes by none.
 #[inline(always)]
-fn allowed(skb: &Skb, cell: Cell, denied: DropReason) -> Result<u32, DropReason> {
+fn allowed(skb: &Skb, cell: Cell, denied: DropReason, kept: bool) -> Result<u32, DropReason> {
+    if kept && !cell.allows() {
+        return Ok(0);
+    }
     counters::count_rule(skb, cell.rule());
     if cell.allows() {
         Ok(cell.rule())

@@ -88,16 +88,16 @@ impl NewPort {
         Self(Self::DESTINATION | u32::from(port))
     }
 
-    /// Keeps it in word `WORD` of TC's scratch space.
+    /// Returns it as a number.
     #[inline(always)]
-    pub(crate) fn keep<const WORD: usize>(self, skb: &Skb) {
-        skb.keep::<WORD>(self.0);
+    pub(crate) fn bits(self) -> u32 {
+        self.0
     }
 
-    /// Returns what [`Self::keep`] kept.
+    /// Returns what has this [number](Self::bits).
     #[inline(always)]
-    pub(crate) fn kept<const WORD: usize>(skb: &Skb) -> Self {
-        Self(skb.kept::<WORD>())
+    pub(crate) fn of_bits(bits: u32) -> Self {
+        Self(bits)
     }
 }
 

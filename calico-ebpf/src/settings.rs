@@ -20,6 +20,10 @@ static METADATA_ADDRESS: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static METADATA_PORT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
+static KEEP_FLOWS: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static ANSWER_DENIED: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
 static DRY_RUN: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static DEBUG_LOG: Global<u32> = Global::new(0);
@@ -61,6 +65,18 @@ pub(crate) fn allow_ipip() -> bool {
 #[inline(always)]
 pub(crate) fn metadata() -> (u32, u16) {
     (METADATA_ADDRESS.load(), METADATA_PORT.load() as u16)
+}
+
+/// Returns whether a live flow goes on when policy stops allowing it.
+#[inline(always)]
+pub(crate) fn keep_flows() -> bool {
+    KEEP_FLOWS.load() != 0
+}
+
+/// Returns whether what policy denies is answered.
+#[inline(always)]
+pub(crate) fn answer_denied() -> bool {
+    ANSWER_DENIED.load() != 0
 }
 
 /// Returns whether the program only judges and writes nothing.

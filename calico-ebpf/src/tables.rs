@@ -4,7 +4,9 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
 use calico_ebpf_common::address::{self, AddressEntry};
-use calico_ebpf_common::endpoint::{self, Endpoint, Slot, endpoint_at, slot_of_interface};
+use calico_ebpf_common::endpoint::{
+    self, Endpoint, SLOT_HOST, SLOT_NONE, Slot, endpoint_at, slot_of_interface,
+};
 use calico_ebpf_common::fall_back;
 use calico_ebpf_common::line::{Line, Lines};
 use calico_ebpf_common::maps::POLICY_LINES;
@@ -218,6 +220,34 @@ pub(crate) extern "C" fn fall_back_row4(tree: u32, key: u32) -> u64 {
 #[inline(never)]
 pub(crate) extern "C" fn fall_back_step(cell: u32, address_rows: u64, port_rows: u64, state: u64) -> u64 {
     fall_back::step(&Policy, Cell(cell), address_rows, port_rows, state)
+}
+
+/// Slots of no flow that is judged: the host's own ends.
+const NOT_STANDING: u32 = u32::MAX;
+
+/// Returns `slots`, the source's above the destination's, if both ends of a flow are who they were in these generations; else
+/// [`NOT_STANDING`]. `root` is the line of the version's root.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn standing(
+    root: u32,
+    slots: u32,
+    source_generation: u32,
+    destination_generation: u32,
+) -> u32 {
+    let Some(root) = root_at(root) else {
+        return NOT_STANDING;
+    };
+    let is_still = |slot: Slot, generation: u32| match endpoint_at(&Policy, root, slot) {
+        Some(endpoint) => endpoint.is_born_by(generation),
+        None => slot == SLOT_NONE || slot == SLOT_HOST,
+    };
+    let source = is_still((slots >> 16) as Slot, source_generation);
+    if source && is_still(slots as Slot, destination_generation) {
+        slots
+    } else {
+        NOT_STANDING
+    }
 }
 
 /// Returns the `SOURCE_*` flags of an IPv4 address in the `count` lines of sources at `first`.

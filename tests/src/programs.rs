@@ -12,6 +12,7 @@ mod reading;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
+use aya::maps::Array;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use calico_ebpf_common::maps::{self, settings};
 use calico_ebpf_userspace::calc::effective::EffectiveState;
@@ -20,6 +21,7 @@ use calico_ebpf_userspace::compile::cells::MAX_CELLS;
 use calico_ebpf_userspace::compile::input::{HostFacts, HostInterface, Limits, TableInput};
 use calico_ebpf_userspace::compile::rule_ids::RuleIds;
 use calico_ebpf_userspace::compile::table::{BuiltTable, build};
+use calico_ebpf_userspace::dataplane::answer_sources::AnswerSources;
 use calico_ebpf_userspace::dataplane::assignments::Assignments;
 use calico_ebpf_userspace::model::decode::decode;
 use calico_ebpf_userspace::model::resource::{MacAddress, Snapshot};
@@ -130,6 +132,19 @@ impl Dataplane {
     /// Makes `allowSpoofedSourcePrefixes` count.
     pub fn allow_source_spoofing(&mut self) {
         self.workload_source_spoofing = true;
+    }
+
+    /// Says which addresses of the host answer denied packets.
+    pub fn set_answer_sources(&mut self, sources: AnswerSources) {
+        let map = self
+            .loaded_mut()
+            .object
+            .map_mut(maps::ANSWER_SOURCES)
+            .expect("a map");
+        let mut map = Array::<_, [u64; 2]>::try_from(map).expect("an array");
+        for (index, halves) in (0..).zip(sources.halves()) {
+            map.set(index, halves, 0).expect("write a source");
+        }
     }
 
     /// Adds a workload with these addresses, its tap `tap<name>`, and a label `name`.
@@ -330,6 +345,7 @@ impl Dataplane {
         self.assignments
             .assign_generations(before, (&self.state, &self.host))
             .expect("generations are left");
+        self.assignments.note_births(&self.state, &BTreeMap::new());
         self.numbered = Some((self.state.clone(), self.host.clone()));
         let mut host = self.host.clone();
         if let Some(interface) = host.interfaces.get_mut(&tap(name)) {
@@ -341,6 +357,7 @@ impl Dataplane {
             state: &self.state,
             host: &host,
             generations: &self.assignments.generations,
+            born: &self.assignments.births(),
             slots: &self.assignments.slots,
             epoch: self.epoch,
             base_line,

@@ -26,6 +26,7 @@ pub(super) struct Placed<'a> {
     pub(super) endpoint: &'a EffectiveEndpoint,
     pub(super) slot: Slot,
     pub(super) generation: u32,
+    pub(super) born: u32,
     /// 0 while the endpoint gets no packets.
     pub(super) ifindex: u32,
     interface: Option<HostInterface>,
@@ -46,6 +47,8 @@ pub(super) fn place_endpoints<'a>(
         let mut problem = |text: String| problems.push((key.clone(), text));
         let slot = input.slots.get(key).copied().unwrap_or(SLOT_NONE);
         let generation = input.generations.get(key).copied().unwrap_or(0);
+        // Unknown, only flows of now are its own.
+        let born = input.born.get(key).copied().unwrap_or(generation);
         if slot == SLOT_NONE || u32::from(slot) > MAX_ENDPOINTS || generation == 0 {
             problem("has no place in the endpoint table: gets no packets".to_owned());
             continue;
@@ -72,6 +75,7 @@ pub(super) fn place_endpoints<'a>(
             endpoint,
             slot,
             generation,
+            born,
             ifindex,
             interface,
         });
@@ -141,6 +145,7 @@ pub(super) fn write_endpoints(
         table[usize::from(place.slot)] = Endpoint {
             ifindex: place.ifindex,
             generation: place.generation,
+            born: place.born,
             mac: place.endpoint.mac.map_or([0; 6], |mac| mac.0),
             flags: if sources.is_any { FLAG_ANY_SOURCE } else { 0 },
             host_mac: place.interface.map_or([0; 6], |interface| interface.mac.0),
@@ -171,8 +176,8 @@ pub(super) fn write_endpoints(
     (writer.push(&lines), count)
 }
 
-fn line_count(lines: &[Line]) -> u32 {
-    u32::try_from(lines.len()).unwrap_or(u32::MAX)
+fn line_count(lines: &[Line]) -> u16 {
+    u16::try_from(lines.len()).unwrap_or(u16::MAX)
 }
 
 /// The sources that an endpoint may use.

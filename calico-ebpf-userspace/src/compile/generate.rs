@@ -119,6 +119,7 @@ impl Case {
             state: &self.state,
             host: &self.host,
             generations: &self.generations,
+            born: &self.generations,
             slots: &self.slots,
             epoch: 1,
             base_line,

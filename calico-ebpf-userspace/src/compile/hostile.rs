@@ -65,7 +65,9 @@ pub fn hostile(attack: Attack, random: &mut Random, members: usize) -> Case {
         Attack::Passes => passes(random),
     };
     let friends = SetId(Arc::from("friends"));
-    let friendly: BTreeSet<IpNet> = (0..FRIENDS).map(|number| IpNet::from(address(number * 7))).collect();
+    let friendly: BTreeSet<IpNet> = (0..FRIENDS)
+        .map(|number| IpNet::from(address(number * 7)))
+        .collect();
     sets.insert(friends.clone(), Arc::new(friendly));
     let plain = EffectiveRule {
         protocol: Some(Protocol(6)),
@@ -112,7 +114,10 @@ pub fn packet(random: &mut Random, endpoint: u16, outgoing: bool, members: usize
                 0x0b00_0000 + u32::try_from(random.below(1 << 26)).unwrap_or(0),
             ))
         };
-        (IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + u32::from(endpoint))), other)
+        (
+            IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + u32::from(endpoint))),
+            other,
+        )
     } else {
         let low = u128::try_from(random.below(70_000)).unwrap_or(0);
         let other = Ipv6Addr::from_bits(0x2001_0db8 << 96 | low);
@@ -249,7 +254,10 @@ fn prefixes(random: &mut Random) -> Vec<EffectiveRule> {
             ..EffectiveEntity::default()
         },
         destination: EffectiveEntity {
-            ports: Some(vec![EffectivePort::Range(0, 1 << index), EffectivePort::Range(443, 443)]),
+            ports: Some(vec![
+                EffectivePort::Range(0, 1 << index),
+                EffectivePort::Range(443, 443),
+            ]),
             ..EffectiveEntity::default()
         },
         ..rule(index, decision(random))
@@ -278,7 +286,11 @@ fn negations(
             port: random.pick(&[80, 81, 443]),
         };
         let source = EffectiveEntity {
-            not_ports: if index % 4 == 0 { vec![named(random), named(random)] } else { Vec::new() },
+            not_ports: if index % 4 == 0 {
+                vec![named(random), named(random)]
+            } else {
+                Vec::new()
+            },
             ..source
         };
         let destination = EffectiveEntity {
@@ -334,8 +346,16 @@ fn passes(random: &mut Random) -> Vec<EffectiveTier> {
                 },
                 ..rule(0, action)
             };
-            let action = if number % 200 == 7 { Action::Deny } else { Action::Pass };
-            tier(number, vec![of(action, random), of(Action::Log, random)], number % 3 != 0)
+            let action = if number % 200 == 7 {
+                Action::Deny
+            } else {
+                Action::Pass
+            };
+            tier(
+                number,
+                vec![of(action, random), of(Action::Log, random)],
+                number % 3 != 0,
+            )
         })
         .collect();
     tiers.push(tier(1_000, vec![rule(0, Action::Allow)], false));
@@ -371,7 +391,9 @@ fn mirror(tiers: &[EffectiveTier]) -> Vec<EffectiveTier> {
     let mut tiers = tiers.to_vec();
     let policies = tiers.iter_mut().flat_map(|tier| &mut tier.policies);
     for rule in policies.flat_map(|policy| &mut policy.rules) {
-        let EffectiveRule { source, destination, .. } = rule;
+        let EffectiveRule {
+            source, destination, ..
+        } = rule;
         std::mem::swap(&mut source.nets, &mut destination.nets);
         std::mem::swap(&mut source.not_nets, &mut destination.not_nets);
         std::mem::swap(&mut source.sets, &mut destination.sets);
@@ -415,6 +437,7 @@ fn host(sets: BTreeMap<SetId, SetMembers>, policies: [EffectivePolicy; 2]) -> Ca
         let interface = HostInterface {
             ifindex: 100 + u32::from(number),
             mac: MacAddress([0xfe, 0x16, 0x3e, 0, 0, low]),
+            mtu: 1500,
             loose_until: 0,
         };
         case.host.interfaces.insert(tap.to_owned(), interface);

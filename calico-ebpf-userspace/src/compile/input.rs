@@ -41,6 +41,8 @@ pub struct TableInput<'a> {
     pub host: &'a HostFacts,
     /// Generation of each endpoint, never 0, never re-used.
     pub generations: &'a BTreeMap<ResourceKey, u32>,
+    /// First generation of each endpoint with its present addresses.
+    pub born: &'a BTreeMap<ResourceKey, u32>,
     /// Slot of each endpoint, 1 to [`calico_ebpf_common::endpoint::MAX_ENDPOINTS`].
     pub slots: &'a BTreeMap<ResourceKey, u16>,
     /// Version number, never 0.

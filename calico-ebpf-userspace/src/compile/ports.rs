@@ -214,8 +214,7 @@ impl PortClasses {
         let mut classes = Interner::default();
         let mut protocols = [0; 256];
         for number in 0..=u8::MAX {
-            protocols[usize::from(number)] =
-                classes.class(&fixed_signature(&destinations, number))?;
+            protocols[usize::from(number)] = classes.class(&fixed_signature(&destinations, number))?;
         }
         let mut destination = [const { None }; GROUPS];
         for (group, number) in GROUP_PROTOCOLS.into_iter().enumerate() {

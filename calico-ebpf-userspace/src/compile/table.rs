@@ -211,7 +211,13 @@ impl Plan<'_> {
         };
         let exact = write_addresses(&mut writer, &mut root, &self.engines.addresses, self.owners)?;
         root.ports = write_ports(&mut writer, &self.engines.ports);
-        let mut sets = write_policies(&mut writer, self.policies, self.lowered, &self.engines.compiled, growth);
+        let mut sets = write_policies(
+            &mut writer,
+            self.policies,
+            self.lowered,
+            &self.engines.compiled,
+            growth,
+        );
         for (place, set) in self.placed.iter().zip(self.set_of) {
             for direction in self.policies.sets[*set] {
                 sets.directions[direction].slots.insert(place.slot);

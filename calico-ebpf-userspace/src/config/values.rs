@@ -25,6 +25,24 @@ pub enum EndpointToHostAction {
     Accept,
 }
 
+/// What becomes of a live flow when policy stops allowing it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum EstablishedFlows {
+    /// Its next packet is judged by what policy says then.
+    Rejudge,
+    /// It goes on; only new flows are refused.
+    Keep,
+}
+
+/// What becomes of packets that policy denies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum DenyAction {
+    Drop,
+    /// Dropped, and the sender is told.
+    Reject,
+}
+
 /// Every parameter that the agent acts on, valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(
@@ -58,6 +76,9 @@ pub struct Config {
     /// `IPForwarding` is `Enabled`.
     pub ip_forwarding: bool,
     pub default_endpoint_to_host_action: EndpointToHostAction,
+    pub established_flows: EstablishedFlows,
+    /// `IptablesFilterDenyAction`.
+    pub deny_action: DenyAction,
     /// `MetadataAddr`; `None` switches metadata off.
     pub metadata_addr: Option<Ipv4Addr>,
     pub metadata_port: u16,
@@ -199,6 +220,8 @@ impl Default for Config {
             ipv6_support: true,
             ip_forwarding: true,
             default_endpoint_to_host_action: EndpointToHostAction::Drop,
+            established_flows: EstablishedFlows::Rejudge,
+            deny_action: DenyAction::Drop,
             metadata_addr: Some(Ipv4Addr::LOCALHOST),
             metadata_port: 8775,
             device_route_protocol: 3,

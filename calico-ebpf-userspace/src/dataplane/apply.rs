@@ -12,6 +12,7 @@ use anyhow::Context;
 use calico_ebpf_common::endpoint::Slot;
 use calico_ebpf_common::maps::PROGRAM_READ_CLOCK;
 
+use super::answer_sources::AnswerSources;
 use super::assignments::Assignments;
 use super::flows::{highest_generation, read_clock, ticks_per_second};
 use super::grace_periods::{self, Expedited, MANY_TAPS};
@@ -240,6 +241,10 @@ impl Dataplane {
             self.host_addresses = host_addresses::read_back(&self.netlink)
                 .await
                 .context("cannot read the addresses")?;
+            let sources = AnswerSources::of(&self.config, &self.host_addresses);
+            self.programs
+                .set_answer_sources(sources)
+                .context("cannot write the source of answers")?;
         }
         Ok(())
     }
@@ -386,6 +391,7 @@ impl Dataplane {
             .as_ref()
             .map(|in_force| (&*in_force.state, &in_force.host));
         assignments.assign_generations(before, (desired, &host))?;
+        assignments.note_births(desired, &self.state.state.born);
         for (key, slot) in &assignments.slots {
             if self.state.state.slots.get(&key.to_string()) != Some(slot) {
                 self.programs.forget_announcement(*slot)?;
@@ -396,6 +402,7 @@ impl Dataplane {
             state: desired,
             host: &host,
             generations: &assignments.generations,
+            born: &assignments.births(),
             slots: &assignments.slots,
             epoch,
             base_line: self.policy.base_line(),
@@ -417,6 +424,11 @@ impl Dataplane {
             .slots
             .iter()
             .map(|(key, slot)| (key.to_string(), *slot))
+            .collect();
+        state.born = assignments
+            .born
+            .iter()
+            .map(|(key, born)| (key.to_string(), born.clone()))
             .collect();
         self.state.save().context("cannot write the state file")?;
         self.policy.put_in_force(&table.lines, input.base_line)?;

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use calico_ebpf_common::endpoint::MAX_ENDPOINTS;
+use serde::{Deserialize, Serialize};
 
 use super::host_addresses::is_routable;
-use crate::calc::effective::{DirectionPolicy, EffectiveEntity, EffectivePort, EffectiveState, SetId};
+use crate::calc::effective::{
+    DirectionPolicy, EffectiveEndpoint, EffectiveEntity, EffectivePort, EffectiveState, SetId,
+};
 use crate::compile::input::HostFacts;
 use crate::model::name::ResourceKey;
 
@@ -14,8 +17,59 @@ use crate::model::name::ResourceKey;
 pub struct Assignments {
     pub slots: BTreeMap<ResourceKey, u16>,
     pub generations: BTreeMap<ResourceKey, u32>,
+    /// Since when each endpoint is who it is.
+    pub born: BTreeMap<ResourceKey, Born>,
     /// Highest generation given so far.
     pub last_generation: u32,
+}
+
+/// Since when an endpoint has its addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Born {
+    /// Its generation then.
+    pub generation: u32,
+    /// What its flows are known by: interface, MAC, addresses.
+    pub identity: String,
+}
+
+impl Assignments {
+    /// Gives each endpoint that is new, or has other addresses than before, its present generation as the one that it was
+    /// born with. `remembered` is what the last run knew of those that this one sees first.
+    pub fn note_births(&mut self, state: &EffectiveState, remembered: &BTreeMap<String, Born>) {
+        let earlier = std::mem::take(&mut self.born);
+        for (key, endpoint) in &state.endpoints {
+            let identity = identity_of(endpoint);
+            let known = earlier.get(key).or_else(|| remembered.get(&key.to_string()));
+            let known = known.filter(|born| born.identity == identity && born.generation != 0);
+            let generation = match known {
+                Some(born) => born.generation,
+                None => self.generations.get(key).copied().unwrap_or(0),
+            };
+            self.born.insert(key.clone(), Born { generation, identity });
+        }
+    }
+
+    /// Returns the generation that each endpoint was born with.
+    pub fn births(&self) -> BTreeMap<ResourceKey, u32> {
+        let births = self.born.iter();
+        births.map(|(key, born)| (key.clone(), born.generation)).collect()
+    }
+}
+
+fn identity_of(endpoint: &EffectiveEndpoint) -> String {
+    let EffectiveEndpoint {
+        interface_name,
+        mac,
+        ip_networks,
+        allowed_ips,
+        allow_spoofed_source_prefixes,
+        ip_nats,
+        policy: _,
+        labels: _,
+    } = endpoint;
+    format!(
+        "{interface_name} {mac:?} {ip_networks:?} {allowed_ips:?} {allow_spoofed_source_prefixes:?} {ip_nats:?}"
+    )
 }
 
 /// No generation is left. Only four thousand million changes in one life of the conntrack table lead here.
@@ -196,7 +250,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::calc::effective::{EffectiveEndpoint, EffectivePolicy, EffectiveProfile, EffectiveRule};
+    use crate::calc::effective::{EffectivePolicy, EffectiveProfile, EffectiveRule};
     use crate::model::name::Kind;
     use crate::model::rule::Action;
 
@@ -296,6 +350,48 @@ mod tests {
             Ok(false)
         );
         assert_eq!(assignments.generations[&key("a")], 42);
+    }
+
+    #[test]
+    fn endpoint_is_born_again_when_its_addresses_change_and_not_when_its_policy_does() {
+        let mut assignments = Assignments::default();
+        let host = HostFacts::default();
+        let mut now = state(&[("a", "s"), ("b", "s")]);
+        let mut follow = |now: &EffectiveState, remembered: &BTreeMap<String, Born>| {
+            assignments.assign_generations(None, (now, &host)).unwrap();
+            assignments.note_births(now, remembered);
+            (assignments.last_generation, assignments.born.clone())
+        };
+        let (first, born) = follow(&now, &BTreeMap::new());
+        assert_eq!(born[&key("a")].generation, first);
+        let other_policy = Arc::new(endpoint("a", "t"));
+        now.endpoints.insert(key("a"), other_policy);
+        let (_, born) = follow(&now, &BTreeMap::new());
+        assert_eq!(born[&key("a")].generation, first);
+        let mut moved = endpoint("a", "t");
+        moved.ip_networks = vec!["10.0.0.9/32".parse().unwrap()];
+        now.endpoints.insert(key("a"), Arc::new(moved));
+        let (third, born) = follow(&now, &BTreeMap::new());
+        assert_eq!(
+            (born[&key("a")].generation, born[&key("b")].generation),
+            (third, first)
+        );
+        // The next run goes by what this one knew, unless the addresses changed meanwhile.
+        let remembered: BTreeMap<String, Born> = born
+            .iter()
+            .map(|(key, born)| (key.to_string(), born.clone()))
+            .collect();
+        let mut next = Assignments {
+            last_generation: third,
+            ..Assignments::default()
+        };
+        now.endpoints.insert(key("a"), Arc::new(endpoint("a", "t")));
+        next.assign_generations(None, (&now, &host)).unwrap();
+        next.note_births(&now, &remembered);
+        assert_eq!(
+            (next.born[&key("a")].generation, next.born[&key("b")].generation),
+            (third + 1, first)
+        );
     }
 
     #[test]

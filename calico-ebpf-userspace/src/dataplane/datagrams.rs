@@ -18,7 +18,7 @@ const SLICE: u32 = 4096;
 ///
 /// # Errors
 /// When the map is not pinned, or the kernel refuses.
-pub fn sweep_datagrams(pins: &Pins, now: u64) -> anyhow::Result<u64> {
+pub(super) fn sweep_datagrams(pins: &Pins, now: u64) -> anyhow::Result<u64> {
     let map = open_pinned(&pins.map(maps::DATAGRAMS))
         .with_context(|| format!("cannot open map {}", maps::DATAGRAMS))?;
     let map = MapData::from_fd(map)?;

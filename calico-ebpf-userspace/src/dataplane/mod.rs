@@ -1,6 +1,7 @@
 //! The kernel: maps, links, routes, sysctls.
 
 mod amend;
+pub mod answer_sources;
 pub mod apply;
 mod arrivals;
 pub mod assignments;

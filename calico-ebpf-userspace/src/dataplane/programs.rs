@@ -13,12 +13,14 @@ use aya::maps::{Array, Map, MapData, MapInfo, PerCpuArray, PerCpuValues, Program
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
+use calico_ebpf_common::answer::{ANSWER_SOURCE4, ANSWER_SOURCE6};
 use calico_ebpf_common::maps::{self, Counter, settings};
 
+use super::answer_sources::AnswerSources;
 use super::object::OBJECT;
 use super::pins::{Pins, replace_pin};
 use super::policy_map::PolicyMap;
-use crate::config::values::{Config, EndpointToHostAction};
+use crate::config::values::{Config, DenyAction, EndpointToHostAction, EstablishedFlows};
 
 /// Every map that is pinned.
 const PINNED_MAPS: [&str; 12] = [
@@ -230,6 +232,20 @@ impl Programs {
         Ok(announced.set(u32::from(slot), 0, 0)?)
     }
 
+    /// Writes which address of the host answers denied packets.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_answer_sources(&mut self, sources: AnswerSources) -> anyhow::Result<()> {
+        let map = self.first.map_mut(maps::ANSWER_SOURCES);
+        let map = map.context("the eBPF object has no sources of answers")?;
+        let mut map: Array<_, [u64; 2]> = map.try_into()?;
+        let [v4, v6] = sources.halves();
+        map.set(ANSWER_SOURCE4, v4, 0)?;
+        map.set(ANSWER_SOURCE6, v6, 0)?;
+        Ok(())
+    }
+
     /// Gives the loaded object to what reads the programs' log records.
     pub fn object_mut(&mut self) -> &mut Ebpf {
         &mut self.first
@@ -277,6 +293,14 @@ impl Settings {
             (
                 settings::METADATA_PORT,
                 metadata.map_or(0, |_| u32::from(config.metadata_port)),
+            ),
+            (
+                settings::KEEP_FLOWS,
+                u32::from(config.established_flows == EstablishedFlows::Keep),
+            ),
+            (
+                settings::ANSWER_DENIED,
+                u32::from(config.deny_action == DenyAction::Reject),
             ),
             (settings::DRY_RUN, 0),
             (settings::DEBUG_LOG, u32::from(config.bpf_log)),

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::assignments::Born;
+
 /// File name in `RunDir`.
 pub const STATE_FILE: &str = "state.json";
 
@@ -20,6 +22,8 @@ pub struct State {
     pub epoch: u32,
     /// Slot by endpoint key: flows name slots.
     pub slots: BTreeMap<String, u16>,
+    /// By endpoint key: flows of an earlier generation are not the endpoint's.
+    pub born: BTreeMap<String, Born>,
     /// Directory on which the agent mounted a bpffs.
     pub mounted_bpffs: Option<PathBuf>,
     /// Directories that the agent made, parents first.

@@ -270,7 +270,9 @@ fn target(answer: &Answer, question: &Question<'_>, policies: &Policies) -> Opti
         | PassReason::Neighbor
         | PassReason::Dhcp
         | PassReason::TtlExceeded
-        | PassReason::Metadata => None,
+        | PassReason::PacketTooBig
+        | PassReason::Metadata
+        | PassReason::Answered => None,
     }
 }
 

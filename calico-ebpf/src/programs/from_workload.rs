@@ -11,14 +11,15 @@ use calico_ebpf_common::flow::{FLOW_ORIGIN_ANY_MAC, FLOW_RESPONDER_ANY_MAC, Flow
 use calico_ebpf_common::nat::is_nat_slot;
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
-use super::{NO_FLOW, drop_packet, leave_to};
+use super::{ANSWER4, ANSWER6, NO_FLOW, drop_packet, leave_to, refuse};
 use crate::announcement;
 use crate::antispoof;
 use crate::conntrack::{self, Meaning, Place};
+use crate::counters;
 use crate::family::{Family, V4, V6};
 use crate::forward::{self, Action};
 use crate::host;
-use crate::judgement::{End, check_opens, judge};
+use crate::judgement::{End, check_opens, is_kept, judge, note_kept};
 use crate::nat;
 use crate::packet::{Packet, PacketKind};
 use crate::parse::ethernet::{self, EtherType};
@@ -142,8 +143,10 @@ fn from_sender<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR:
         && let Some(end) = current_destination(tables, &place)
         && seen.touch(&flow, &packet, place.original)
     {
+        counters::count_rules(skb, flow.rule);
         return send(skb, &packet, end);
     }
+    note_kept(tables, &place);
     skb.leave(0);
     Err(leave_to::<UNSETTLED>(context))
 }
@@ -205,21 +208,21 @@ pub(super) fn send<F: Family>(
 /// error, neighbour discovery.
 #[classifier]
 pub(crate) fn from_workload4(context: TcContext) -> i32 {
-    unsettled::<V4, NAT4>(&context)
+    unsettled::<V4, NAT4, ANSWER4>(&context)
 }
 
 /// As [`from_workload4`], for IPv6.
 #[classifier]
 pub(crate) fn from_workload6(context: TcContext) -> i32 {
-    unsettled::<V6, NAT6>(&context)
+    unsettled::<V6, NAT6, ANSWER6>(&context)
 }
 
 #[inline(always)]
-fn unsettled<F: Family, const NAT: u32>(context: &TcContext) -> i32 {
+fn unsettled<F: Family, const NAT: u32, const ANSWER: u32>(context: &TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
     match try_unsettled::<F, NAT>(context, &skb, skb.left() == NO_FLOW) {
         Ok(action) => action,
-        Err(reason) => drop_packet(&skb, reason),
+        Err(reason) => refuse::<ANSWER>(context, &skb, reason, 0),
     }
 }
 
@@ -294,7 +297,8 @@ fn judge_packet<F: Family, const NAT: u32>(
         check_opens(packet, me, peer)?;
     }
     let (originator, responder) = if forward { (me, peer) } else { (peer, me) };
-    let judged = match judge(skb, packet, !forward, &classes, originator, responder) {
+    let is_kept = meaning == Meaning::Continues && is_kept(me.slot, peer.slot);
+    let judged = match judge(skb, packet, !forward, &classes, originator, responder, is_kept) {
         Ok(judged) => judged,
         Err(reason) => {
             if meaning != Meaning::Aside {

@@ -8,9 +8,9 @@ use calico_ebpf_common::moved_port::{NAT_PORT_ONLY, moved_flags, moved_port};
 use calico_ebpf_common::nat::NAT_LOWEST;
 use calico_ebpf_common::verdict::DropReason;
 
-use super::drop_packet;
 use super::from_workload::{Sender, send};
 use super::from_workload_nat::{Translation, answer, carry};
+use super::{ANSWER4, ANSWER6, refuse};
 use crate::conntrack::{self, Seen};
 use crate::family::{V4, V6};
 use crate::forward::{self, Action};
@@ -18,27 +18,28 @@ use crate::moved_port;
 use crate::nat;
 use crate::packet::Packet;
 use crate::rewrite::{NewPort, Rewrite, translate_with};
+use crate::scratch;
 use crate::skb::Skb;
 use crate::tables::Tables;
 
 /// Moves the port of what has no tuple of its own.
 #[classifier]
 pub(crate) fn from_workload_clash4(context: TcContext) -> i32 {
-    verdict::<V4>(&context)
+    verdict::<V4, ANSWER4>(&context)
 }
 
 /// As [`from_workload_clash4`], for IPv6.
 #[classifier]
 pub(crate) fn from_workload_clash6(context: TcContext) -> i32 {
-    verdict::<V6>(&context)
+    verdict::<V6, ANSWER6>(&context)
 }
 
 #[inline(always)]
-fn verdict<F: Rewrite>(context: &TcContext) -> i32 {
+fn verdict<F: Rewrite, const ANSWER: u32>(context: &TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
     match try_clash::<F>(&skb) {
         Ok(action) => action,
-        Err(reason) => drop_packet(&skb, reason),
+        Err(reason) => refuse::<ANSWER>(context, &skb, reason, 0),
     }
 }
 
@@ -65,10 +66,10 @@ fn try_clash<F: Rewrite>(skb: &Skb) -> Result<Action, DropReason> {
     let to_itself = line != 0 && packet.source == packet.destination;
     let is_lowest = nat.is_some_and(|nat| nat.flags & NAT_LOWEST != 0);
     let mut seen = conntrack::look_up(&packet);
-    let mut flow = seen.flow();
+    let mut flow = seen.flow_aside();
     let translation;
     let port;
-    match &flow {
+    match flow {
         Some(found) if !seen.place(found).original => {
             let place = found.moved_place().ok_or(DropReason::NatClash)?;
             if conntrack::is_syn(&packet) || line != 0 && !(to_itself && is_lowest) {
@@ -87,7 +88,7 @@ fn try_clash<F: Rewrite>(skb: &Skb) -> Result<Action, DropReason> {
             let place = found.taken().or(found.free()).ok_or(DropReason::NatClash)?;
             let moved = packet.moved_to(place);
             seen = conntrack::look_up(&moved);
-            flow = seen.flow();
+            flow = seen.flow_aside();
             translation = Translation {
                 tag,
                 moved: moved_flags(place),
@@ -103,24 +104,21 @@ fn try_clash<F: Rewrite>(skb: &Skb) -> Result<Action, DropReason> {
         }
     }
     // The stack is too small to keep them while policy is asked.
-    port.keep::<0>(skb);
-    skb.keep::<4>(translation.source);
-    let end = carry(
-        skb,
-        &tables,
-        &sender,
-        &packet,
-        &translation,
-        &mut seen,
-        flow.as_ref(),
-    )?;
+    scratch::keep_translation(translation.source, port.bits());
+    let end = carry(skb, &tables, &sender, &packet, &translation, &mut seen, flow)?;
     if let Some(target) = end.endpoint
         && let Some(reason) = forward::is_for_stack(skb, &packet, target)
     {
         return Ok(forward::to_stack(skb, reason));
     }
-    let (source, port) = (skb.kept::<4>(), NewPort::kept::<0>(skb));
-    translate_with(skb, &packet, translation.destination, source, port)?;
+    let (source, port) = scratch::kept_translation().ok_or(DropReason::Rewrite)?;
+    translate_with(
+        skb,
+        &packet,
+        translation.destination,
+        source,
+        NewPort::of_bits(port),
+    )?;
     send(skb, &packet, end)
 }
 

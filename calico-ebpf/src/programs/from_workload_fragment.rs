@@ -11,12 +11,15 @@ use calico_ebpf_common::verdict::DropReason;
 use super::from_workload::{Sender, UNSETTLED4, UNSETTLED6, current_destination, is_current, send};
 use super::{drop_packet, leave_to};
 use crate::conntrack;
+use crate::counters;
 use crate::family::{Family, V4, V6};
 use crate::forward::Action;
 use crate::fragments::Part;
 use crate::host;
+use crate::judgement::note_kept;
 use crate::nat;
 use crate::packet::{Packet, PacketKind};
+use crate::settings;
 use crate::skb::Skb;
 use crate::tables::Tables;
 
@@ -58,6 +61,7 @@ fn try_fragment<F: Family, const UNSETTLED: u32>(
         }
         check_can_be_judged(&packet)?;
         check_is_not_translated(&packet, tables.endpoint(entry.slot))?;
+        note_kept_first(&tables, &packet);
         // Without a flow, because it is refused, the others find none.
         part.remember()?;
         skb.leave(0);
@@ -72,6 +76,7 @@ fn try_fragment<F: Family, const UNSETTLED: u32>(
     }
     let end = current_destination(&tables, &place).ok_or(DropReason::FragmentWithoutFirst)?;
     seen.touch(&flow, &packet, place.original);
+    counters::count_rules(skb, flow.rule);
     send(skb, &packet, end)
 }
 
@@ -105,4 +110,15 @@ pub(super) fn check_is_not_translated<F: Family>(
         nat::check_not_moved(packet, NAT_PORT_ONLY)?;
     }
     Ok(())
+}
+
+/// As the attached programs do for packets: notes between whom the flow goes on whatever policy says.
+#[inline(always)]
+pub(super) fn note_kept_first<F: Family>(tables: &Tables, packet: &Packet<F>) {
+    if settings::keep_flows() {
+        let seen = conntrack::look_up(packet);
+        if let Some(flow) = seen.flow() {
+            note_kept(tables, &seen.place(&flow));
+        }
+    }
 }

@@ -12,13 +12,14 @@ use calico_ebpf_common::verdict::{DropReason, PassReason};
 use super::from_workload::{
     Sender, UNSETTLED4, UNSETTLED6, check_source, current_destination, is_current, send,
 };
-use super::{NO_FLOW, drop_packet, leave_to};
+use super::{ANSWER4, ANSWER6, NO_FLOW, leave_to, refuse};
 use crate::antispoof;
 use crate::conntrack::{self, Meaning, Seen};
+use crate::counters;
 use crate::family::{V4, V6};
 use crate::forward::{self, Action};
 use crate::host;
-use crate::judgement::{End, Judged, check_opens, judge};
+use crate::judgement::{End, Judged, check_opens, is_kept, judge, note_kept};
 use crate::nat;
 use crate::packet::Packet;
 use crate::policy::Classes;
@@ -33,24 +34,26 @@ const CLASH6: u32 = 15;
 /// Translates and judges what has no plain flow.
 #[classifier]
 pub(crate) fn from_workload_nat4(context: TcContext) -> i32 {
-    verdict::<V4, UNSETTLED4, CLASH4>(&context)
+    verdict::<V4, UNSETTLED4, CLASH4, ANSWER4>(&context)
 }
 
 /// As [`from_workload_nat4`], for IPv6.
 #[classifier]
 pub(crate) fn from_workload_nat6(context: TcContext) -> i32 {
-    verdict::<V6, UNSETTLED6, CLASH6>(&context)
+    verdict::<V6, UNSETTLED6, CLASH6, ANSWER6>(&context)
 }
 
 #[inline(always)]
-fn verdict<F: Rewrite, const UNSETTLED: u32, const CLASH: u32>(context: &TcContext) -> i32 {
+fn verdict<F: Rewrite, const UNSETTLED: u32, const CLASH: u32, const ANSWER: u32>(
+    context: &TcContext,
+) -> i32 {
     let skb = Skb::new(context.skb.skb);
     let reason = match try_nat::<F, UNSETTLED>(context, &skb) {
         Ok(action) => return action,
         Err(DropReason::NatClash) => leave_to::<CLASH>(context),
         Err(reason) => reason,
     };
-    drop_packet(&skb, reason)
+    refuse::<ANSWER>(context, &skb, reason, 0)
 }
 
 #[inline(always)]
@@ -68,11 +71,11 @@ fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> 
         None => packet.destination,
     });
     let mut seen = conntrack::look_up(&packet);
-    let flow = seen.flow();
-    let translation = match (nat, &flow) {
+    let flow = seen.flow_aside();
+    let translation = match (nat, flow) {
         (Some(nat), flow) => {
             let line = tables.line_of_nat(entry.slot);
-            to_external(&sender, &packet, &seen, flow.as_ref(), nat, line)?
+            to_external(&sender, &packet, &seen, flow, nat, line)?
         }
         (None, Some(flow)) if flow.moved_place().is_some() => return Err(DropReason::NatClash),
         (None, Some(flow)) if is_answer(&packet, &seen, flow) => answer(&sender, &packet, &seen, flow)?,
@@ -87,7 +90,7 @@ fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> 
             return Err(leave_to::<UNSETTLED>(context));
         }
     };
-    let flow = match &flow {
+    let flow = match flow {
         Some(flow) if translation.continues => Some(flow),
         _ => None,
     };
@@ -210,8 +213,10 @@ pub(super) fn carry<'a, F: Rewrite>(
             && let Some(end) = current_destination(tables, &place)
             && seen.touch(flow, packet, place.original)
         {
+            counters::count_rules(skb, flow.rule);
             return Ok(end);
         }
+        note_kept(tables, &place);
     }
     judge_translated(skb, tables, packet, translation, seen, flow)
 }
@@ -261,7 +266,8 @@ fn judge_translated<'a, F: Rewrite>(
         nat::supersede(seen)?;
     }
     let (originator, responder) = if forward { (me, peer) } else { (peer, me) };
-    let judged = match judge(skb, packet, !forward, &classes, originator, responder) {
+    let is_kept = meaning == Meaning::Continues && is_kept(me.slot, peer.slot);
+    let judged = match judge(skb, packet, !forward, &classes, originator, responder, is_kept) {
         Ok(judged) => judged,
         Err(reason) => {
             seen.close();

@@ -1,5 +1,6 @@
 //! The programs, one to a file.
 
+mod answer;
 #[cfg(feature = "bench")]
 mod bench;
 mod from_workload;
@@ -46,6 +47,26 @@ fn leave_to<const ENTRY: u32>(context: &TcContext) -> DropReason {
         core::arch::asm!("{0} = {1}", out(reg) _, const ENTRY, options(nomem, nostack));
     }
     DropReason::NoPolicyTable
+}
+
+/// Entries of the programs that answer what policy denies.
+const ANSWER4: u32 = 22;
+const ANSWER6: u32 = 23;
+
+/// As [`drop_packet`]; what policy denies is answered, if that is wanted. `back_by` is the interface that the answer leaves
+/// by, to a neighbour; 0 is this one, to whom sent the packet.
+#[inline(always)]
+fn refuse<const ANSWER: u32>(context: &TcContext, skb: &Skb, reason: DropReason, back_by: u32) -> i32 {
+    // Kept there while it is counted: the stack has no room.
+    skb.leave(reason as u32);
+    let verdict = drop_packet(skb, reason);
+    let is_policy =
+        skb.left() == DropReason::EgressPolicy as u32 || skb.left() == DropReason::IngressPolicy as u32;
+    if settings::answer_denied() && is_policy && !settings::dry_run() {
+        skb.leave(back_by);
+        leave_to::<ANSWER>(context);
+    }
+    verdict
 }
 
 /// Counts a refused packet and returns the verdict for it.

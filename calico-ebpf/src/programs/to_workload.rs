@@ -8,13 +8,14 @@ use calico_ebpf_common::flow::Flow;
 use calico_ebpf_common::nat::is_nat_slot;
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
-use super::{NO_FLOW, drop_packet, leave_to};
+use super::{ANSWER4, ANSWER6, NO_FLOW, drop_packet, leave_to, refuse};
 use crate::antispoof;
 use crate::conntrack::{self, Meaning, Seen};
+use crate::counters;
 use crate::family::{Family, V4, V6};
 use crate::forward::{self, Action};
 use crate::host;
-use crate::judgement::{End, Judged, check_opens, judge};
+use crate::judgement::{End, Judged, check_opens, is_kept, judge, note_kept};
 use crate::nat;
 use crate::packet::{Packet, PacketKind};
 use crate::parse::ethernet::{self, EtherType};
@@ -71,10 +72,10 @@ fn try_to_workload(context: &TcContext, skb: &Skb) -> Result<Action, DropReason>
     let (_, ethertype) = ethernet::parse(skb)?;
     match ethertype {
         EtherType::Ipv4 => {
-            from_remote::<V4, UNSETTLED4, NAT4, NAT_ERROR4, FRAGMENT4>(context, skb, &receiver)
+            from_remote::<V4, UNSETTLED4, NAT4, NAT_ERROR4, FRAGMENT4>(context, skb, &tables, &receiver)
         }
         EtherType::Ipv6 => {
-            from_remote::<V6, UNSETTLED6, NAT6, NAT_ERROR6, FRAGMENT6>(context, skb, &receiver)
+            from_remote::<V6, UNSETTLED6, NAT6, NAT_ERROR6, FRAGMENT6>(context, skb, &tables, &receiver)
         }
         // Nothing forwards ARP to a tap: proxy ARP answers are the host's own.
         EtherType::Arp => Err(DropReason::ArpSender),
@@ -154,13 +155,13 @@ fn track_host_packet<F: Family>(raw: *mut __sk_buff) -> i32 {
     if seen.flow().is_none() && nat::concerns_received(receiver.endpoint, &packet) {
         return TRACK_NAT;
     }
-    track(&receiver, &packet, &seen);
+    track(&skb, &receiver, &packet, &seen);
     0
 }
 
 /// Keeps the flow of a packet that the host sends untranslated.
 #[inline(always)]
-pub(super) fn track<F: Family>(receiver: &Receiver<'_>, packet: &Packet<F>, seen: &Seen<F>) {
+pub(super) fn track<F: Family>(skb: &Skb, receiver: &Receiver<'_>, packet: &Packet<F>, seen: &Seen<F>) {
     let by_host = Judged::by_host(End::of_endpoint(receiver.slot, receiver.endpoint));
     let Some(flow) = seen.flow() else {
         if packet.kind != PacketKind::IcmpReply {
@@ -173,7 +174,14 @@ pub(super) fn track<F: Family>(receiver: &Receiver<'_>, packet: &Packet<F>, seen
         || conntrack::is_syn(packet) && flow.is_closed();
     if opens_anew {
         seen.open(&by_host.flow(packet, seen, None, true, false));
-    } else if !seen.touch(&flow, packet, place.original) {
+        return;
+    }
+    // Of another generation, its numbers may be those of other rules by now.
+    if place.destination_slot == receiver.slot && place.destination_generation == receiver.endpoint.generation
+    {
+        counters::count_rules(skb, flow.rule);
+    }
+    if !seen.touch(&flow, packet, place.original) {
         let state = conntrack::next_state(flow.state, packet, place.original);
         seen.open(&Flow {
             state,
@@ -188,6 +196,7 @@ pub(super) fn track<F: Family>(receiver: &Receiver<'_>, packet: &Packet<F>, seen
 fn from_remote<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR: u32, const FRAGMENT: u32>(
     context: &TcContext,
     skb: &Skb,
+    tables: &Tables,
     receiver: &Receiver<'_>,
 ) -> Result<Action, DropReason> {
     let packet = match F::parse(skb) {
@@ -218,8 +227,10 @@ fn from_remote<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR:
     let current = place.destination_slot == receiver.slot
         && place.destination_generation == receiver.endpoint.generation;
     if current && !conntrack::is_syn(&packet) && seen.touch(&flow, &packet, place.original) {
+        counters::count_rules(skb, flow.rule);
         return Ok(forward::to_stack(skb, PassReason::FromRemote));
     }
+    note_kept(tables, &place);
     skb.leave(0);
     Err(leave_to::<UNSETTLED>(context))
 }
@@ -227,21 +238,21 @@ fn from_remote<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR:
 /// Judges a packet that the fast path does not settle.
 #[classifier]
 pub(crate) fn to_workload4(context: TcContext) -> i32 {
-    unsettled::<V4, NAT4>(&context)
+    unsettled::<V4, NAT4, ANSWER4>(&context)
 }
 
 /// As [`to_workload4`], for IPv6.
 #[classifier]
 pub(crate) fn to_workload6(context: TcContext) -> i32 {
-    unsettled::<V6, NAT6>(&context)
+    unsettled::<V6, NAT6, ANSWER6>(&context)
 }
 
 #[inline(always)]
-fn unsettled<F: Family, const NAT: u32>(context: &TcContext) -> i32 {
+fn unsettled<F: Family, const NAT: u32, const ANSWER: u32>(context: &TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
     match try_unsettled::<F, NAT>(context, &skb, skb.left() == NO_FLOW) {
         Ok(action) => action,
-        Err(reason) => drop_packet(&skb, reason),
+        Err(reason) => refuse::<ANSWER>(context, &skb, reason, skb.ingress_ifindex()),
     }
 }
 
@@ -322,7 +333,8 @@ fn judge_packet<F: Family, const NAT: u32>(
         return Err(leave_to::<NAT>(context));
     }
     let (originator, responder) = if forward { (peer, me) } else { (me, peer) };
-    let judged = match judge(skb, packet, !forward, &classes, originator, responder) {
+    let is_kept = meaning == Meaning::Continues && is_kept(peer.slot, me.slot);
+    let judged = match judge(skb, packet, !forward, &classes, originator, responder, is_kept) {
         Ok(judged) => judged,
         Err(reason) => {
             if meaning != Meaning::Aside {

@@ -6,10 +6,11 @@ use aya_ebpf::programs::TcContext;
 use calico_ebpf_common::moved_port::{NAT_PORT_ONLY, moved_flags};
 use calico_ebpf_common::verdict::DropReason;
 
-use super::drop_packet;
 use super::to_workload::Receiver;
 use super::to_workload_nat::{judge_received, passed};
+use super::{ANSWER4, ANSWER6, refuse};
 use crate::conntrack;
+use crate::counters;
 use crate::family::{V4, V6};
 use crate::forward::{self, Action};
 use crate::moved_port;
@@ -20,21 +21,21 @@ use crate::tables::Tables;
 /// Moves the port of what has no tuple of its own.
 #[classifier]
 pub(crate) fn to_workload_clash4(context: TcContext) -> i32 {
-    verdict::<V4>(&context)
+    verdict::<V4, ANSWER4>(&context)
 }
 
 /// As [`to_workload_clash4`], for IPv6.
 #[classifier]
 pub(crate) fn to_workload_clash6(context: TcContext) -> i32 {
-    verdict::<V6>(&context)
+    verdict::<V6, ANSWER6>(&context)
 }
 
 #[inline(always)]
-fn verdict<F: Rewrite>(context: &TcContext) -> i32 {
+fn verdict<F: Rewrite, const ANSWER: u32>(context: &TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
     match try_clash::<F>(&skb) {
         Ok(action) => action,
-        Err(reason) => drop_packet(&skb, reason),
+        Err(reason) => refuse::<ANSWER>(context, &skb, reason, skb.ingress_ifindex()),
     }
 }
 
@@ -74,7 +75,9 @@ fn try_clash<F: Rewrite>(skb: &Skb) -> Result<Action, DropReason> {
         }
         None => false,
     };
-    if !goes_on {
+    if goes_on {
+        counters::count_rules(skb, flow.map_or([0; 2], |flow| flow.rule));
+    } else {
         let mut judged = judge_received(
             skb,
             &tables,

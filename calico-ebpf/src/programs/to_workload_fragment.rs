@@ -6,10 +6,11 @@ use calico_ebpf_common::fragment::TO_WORKLOAD;
 use calico_ebpf_common::nat::is_nat_slot;
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
-use super::from_workload_fragment::{check_can_be_judged, check_is_not_translated};
+use super::from_workload_fragment::{check_can_be_judged, check_is_not_translated, note_kept_first};
 use super::to_workload::{Receiver, UNSETTLED4, UNSETTLED6, track};
 use super::{drop_packet, leave_to};
 use crate::conntrack;
+use crate::counters;
 use crate::family::{Family, V4, V6};
 use crate::forward::{self, Action};
 use crate::fragments::{Fragment, Part};
@@ -47,7 +48,7 @@ fn try_fragment<F: Family, const UNSETTLED: u32>(
     let receiver = Receiver::of(&tables, skb)?;
     if skb.ingress_ifindex() == 0 {
         if let Ok((packet, fragment)) = F::parse_fragment(skb) {
-            track_first(&receiver, &packet, fragment);
+            track_first(skb, &receiver, &packet, fragment);
         }
         return Ok(forward::to_stack(skb, PassReason::FromHost));
     }
@@ -61,6 +62,7 @@ fn try_fragment<F: Family, const UNSETTLED: u32>(
         }
         check_can_be_judged(&packet)?;
         check_is_not_translated(&packet, Some(receiver.endpoint))?;
+        note_kept_first(&tables, &packet);
         // Without a flow, because it is refused, the others find none.
         part.remember()?;
         skb.leave(0);
@@ -75,17 +77,18 @@ fn try_fragment<F: Family, const UNSETTLED: u32>(
         return Err(DropReason::FragmentWithoutFirst);
     }
     seen.touch(&flow, &packet, place.original);
+    counters::count_rules(skb, flow.rule);
     Ok(forward::to_stack(skb, PassReason::FromRemote))
 }
 
 /// Keeps the flow of what the host sends in fragments, so that the workload's answers pass.
 #[inline(always)]
-fn track_first<F: Family>(receiver: &Receiver<'_>, packet: &Packet<F>, fragment: Fragment) {
+fn track_first<F: Family>(skb: &Skb, receiver: &Receiver<'_>, packet: &Packet<F>, fragment: Fragment) {
     let is_query = match packet.kind {
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => true,
         PacketKind::Neighbor | PacketKind::IcmpError => false,
     };
     if fragment.is_first() && is_query {
-        track(receiver, packet, &conntrack::look_up(packet));
+        track(skb, receiver, packet, &conntrack::look_up(packet));
     }
 }

@@ -3,18 +3,20 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use calico_ebpf_common::endpoint::SLOT_NONE;
 use calico_ebpf_common::flow::{Flow, NAT_METADATA};
 use calico_ebpf_common::moved_port::NAT_PORT_ONLY;
 use calico_ebpf_common::nat::Nat;
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
 use super::to_workload::{REMOTE, Receiver, UNSETTLED4, UNSETTLED6, track};
-use super::{NO_FLOW, drop_packet, leave_to};
+use super::{ANSWER4, ANSWER6, NO_FLOW, leave_to, refuse};
 use crate::conntrack::{self, Meaning, Seen};
+use crate::counters;
 use crate::family::{V4, V6};
 use crate::forward::{self, Action};
 use crate::host;
-use crate::judgement::{End, Judged, check_opens, judge};
+use crate::judgement::{End, Judged, check_opens, is_kept, judge, note_kept};
 use crate::nat;
 use crate::packet::{Packet, PacketKind};
 use crate::policy::Classes;
@@ -29,24 +31,26 @@ const CLASH6: u32 = 17;
 /// Translates and judges what has no plain flow.
 #[classifier]
 pub(crate) fn to_workload_nat4(context: TcContext) -> i32 {
-    verdict::<V4, UNSETTLED4, CLASH4>(&context)
+    verdict::<V4, UNSETTLED4, CLASH4, ANSWER4>(&context)
 }
 
 /// As [`to_workload_nat4`], for IPv6.
 #[classifier]
 pub(crate) fn to_workload_nat6(context: TcContext) -> i32 {
-    verdict::<V6, UNSETTLED6, CLASH6>(&context)
+    verdict::<V6, UNSETTLED6, CLASH6, ANSWER6>(&context)
 }
 
 #[inline(always)]
-fn verdict<F: Rewrite, const UNSETTLED: u32, const CLASH: u32>(context: &TcContext) -> i32 {
+fn verdict<F: Rewrite, const UNSETTLED: u32, const CLASH: u32, const ANSWER: u32>(
+    context: &TcContext,
+) -> i32 {
     let skb = Skb::new(context.skb.skb);
     let reason = match try_nat::<F, UNSETTLED>(context, &skb) {
         Ok(action) => return action,
         Err(DropReason::NatClash) => leave_to::<CLASH>(context),
         Err(reason) => reason,
     };
-    drop_packet(&skb, reason)
+    refuse::<ANSWER>(context, &skb, reason, skb.ingress_ifindex())
 }
 
 #[inline(always)]
@@ -76,7 +80,7 @@ fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> 
         nat::check_not_moved(&translated, NAT_PORT_ONLY)?;
     }
     if by_host {
-        track(&receiver, &packet, &conntrack::look_up_unless(&packet, true));
+        track(skb, &receiver, &packet, &conntrack::look_up_unless(&packet, true));
         return Ok(forward::to_stack(skb, PassReason::FromHost));
     }
     skb.leave(NO_FLOW);
@@ -142,6 +146,7 @@ fn to_external<F: Rewrite>(
             && !conntrack::is_syn(packet)
             && seen.touch(&found, packet, true)
         {
+            counters::count_rules(skb, found.rule);
             return Ok(());
         }
     }
@@ -196,8 +201,12 @@ pub(super) fn judge_received<F: Rewrite>(
     let judged = if by_host {
         Judged::by_host(me)
     } else {
+        if let Some(flow) = kept {
+            note_kept(tables, &seen.place(flow));
+        }
+        let is_kept = kept.is_some() && is_kept(SLOT_NONE, receiver.slot);
         let classes = Classes::of(tables, packet, false)?;
-        match judge(skb, packet, false, &classes, REMOTE, me) {
+        match judge(skb, packet, false, &classes, REMOTE, me, is_kept) {
             Ok(judged) => judged,
             Err(reason) => {
                 seen.close();

@@ -84,6 +84,11 @@ impl Loaded {
         for slot in 0..64 {
             announced.set(slot, 0, 0).expect("forget an announcement");
         }
+        let answers = self.object.map_mut(maps::ANSWERS).expect("a map");
+        let mut answers = Array::<_, u64>::try_from(answers).expect("an array");
+        for slot in 0..64 {
+            answers.set(slot, 0, 0).expect("forget answers");
+        }
         self
     }
 

@@ -6,6 +6,7 @@ mod bird;
 mod changeover;
 mod cleanup;
 mod datastores;
+mod denials;
 mod etcd_access;
 mod etcd_agent;
 mod etcd_failover;

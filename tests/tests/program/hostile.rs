@@ -51,12 +51,22 @@ fn hostile_policies_are_judged_by_the_programs_and_their_neighbour_is_not_touche
                 dataplane.clear_flows();
                 let (ran, expected) = if outgoing {
                     let ran = dataplane.from_workload(name, &packet_of(&facts));
-                    (ran, judge_packet(&case.state, endpoint.map(|endpoint| &**endpoint), None, &facts))
+                    (
+                        ran,
+                        judge_packet(&case.state, endpoint.map(|endpoint| &**endpoint), None, &facts),
+                    )
                 } else {
                     let ran = dataplane.to_workload(name, &packet_of(&facts), Origin::Remote);
-                    (ran, judge_packet(&case.state, None, endpoint.map(|endpoint| &**endpoint), &facts))
+                    (
+                        ran,
+                        judge_packet(&case.state, None, endpoint.map(|endpoint| &**endpoint), &facts),
+                    )
                 };
-                assert_eq!(ran.passed(), expected.allow, "{attack:?}: {facts:?}: {expected:?}, got {ran:?}");
+                assert_eq!(
+                    ran.passed(),
+                    expected.allow,
+                    "{attack:?}: {facts:?}: {expected:?}, got {ran:?}"
+                );
                 allowed[usize::from(slot) - 1] += usize::from(expected.allow);
             }
         }
@@ -67,7 +77,10 @@ fn hostile_policies_are_judged_by_the_programs_and_their_neighbour_is_not_touche
             .iter()
             .map(|set| [&*set.egress_engine, &*set.ingress_engine])
             .collect();
-        println!("{attack:?}: {allowed:?} allowed, {engines:?}, {} lines", table.report.lines);
+        println!(
+            "{attack:?}: {allowed:?} allowed, {engines:?}, {} lines",
+            table.report.lines
+        );
         assert_eq!(engines[1], ["cells"; 2], "{attack:?}");
         assert!(allowed[1] > 0, "{attack:?}");
     }

@@ -28,13 +28,15 @@ fn every_program_passes_the_verifier() {
 #[test]
 fn every_program_passes_the_verifier_with_every_setting_turned_over() {
     use maps::settings::{
-        ALLOW_IPIP, ALLOW_VXLAN, DEBUG_LOG, DRY_RUN, ENDPOINT_TO_HOST_ACCEPT, IPV6, METADATA_ADDRESS,
-        METADATA_PORT, OPENSTACK,
+        ALLOW_IPIP, ALLOW_VXLAN, ANSWER_DENIED, DEBUG_LOG, DRY_RUN, ENDPOINT_TO_HOST_ACCEPT, IPV6,
+        KEEP_FLOWS, METADATA_ADDRESS, METADATA_PORT, OPENSTACK,
     };
-    for dry_run in [0, 1] {
+    for (dry_run, ipv6) in [(0, 1), (0, 0), (1, 0)] {
         Dataplane::with_settings(&[
             (ENDPOINT_TO_HOST_ACCEPT, 0),
-            (IPV6, 0),
+            (IPV6, ipv6),
+            (KEEP_FLOWS, 1),
+            (ANSWER_DENIED, 1),
             (OPENSTACK, 0),
             (ALLOW_VXLAN, 1),
             (ALLOW_IPIP, 1),

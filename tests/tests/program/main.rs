@@ -1,14 +1,17 @@
 //! The program ring: every program on real kernel maps, packet in, packet out, map state. Needs root, no network.
 
 mod announcement;
+mod answers;
 mod antispoof;
 mod changes;
 mod conntrack;
+mod counted;
 mod forwarding;
 mod fragments;
 mod host_traffic;
 mod hostile;
 mod icmp;
+mod kept;
 mod loads;
 mod matching;
 mod metadata;

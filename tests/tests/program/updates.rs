@@ -18,7 +18,7 @@ use calico_ebpf_userspace::calc::effective::{
     EffectivePort, EffectiveRule, EffectiveState, EffectiveTier, SetId,
 };
 use calico_ebpf_userspace::compile::generate::host_interface;
-use calico_ebpf_userspace::compile::input::{HostFacts, TableInput};
+use calico_ebpf_userspace::compile::input::{HostFacts, Limits, TableInput};
 use calico_ebpf_userspace::compile::reference::{Direction, RuleOwner, RuleRef};
 use calico_ebpf_userspace::compile::rule_ids::{RuleIds, RuleKey};
 use calico_ebpf_userspace::compile::table::{BuiltTable, build};
@@ -186,6 +186,8 @@ impl Compiler {
             epoch: self.epoch,
             base_line,
             max_lines,
+            born: &self.generations,
+            limits: Limits::default(),
         };
         build(&input, &mut self.ids[policy]).expect("the table fits")
     }

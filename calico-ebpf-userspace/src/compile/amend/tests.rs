@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::calc::effective::PacketFacts;
-use crate::compile::generate::{Case, Random, case};
 use crate::compile::cells::MAX_CELLS;
+use crate::compile::generate::{Case, Random, case};
 use crate::compile::input::{Limits, TableInput};
 use crate::compile::reference::judge_packet;
 use crate::compile::rule_ids::RuleIds;
@@ -181,7 +181,13 @@ fn a_change_of_endpoints_or_of_a_prefix_needs_a_new_version() {
 fn a_set_of_a_policy_without_cells_needs_a_new_version() {
     let case = (0..1000)
         .map(|seed| case(&mut Random::new(seed)))
-        .find(|case| !built_within(case, Limits::FALL_BACK).amendable.unwrap().apart.is_empty())
+        .find(|case| {
+            !built_within(case, Limits::FALL_BACK)
+                .amendable
+                .unwrap()
+                .apart
+                .is_empty()
+        })
         .unwrap();
     let amendable = built_within(&case, Limits::FALL_BACK).amendable.unwrap();
     let sets: Vec<SetId> = case.state.sets.keys().cloned().collect();
@@ -189,7 +195,10 @@ fn a_set_of_a_policy_without_cells_needs_a_new_version() {
     for set in sets {
         let mut now = case.state.clone();
         Arc::make_mut(now.sets.get_mut(&set).unwrap()).insert("203.0.113.7/32".parse().unwrap());
-        let apart = amendable.predicates.get(&set).is_some_and(|id| amendable.apart.contains(id));
+        let apart = amendable
+            .predicates
+            .get(&set)
+            .is_some_and(|id| amendable.apart.contains(id));
         let answer = amendable.clone().amend(&case.state, &now);
         assert_eq!(answer == Err(NotAmendable::Apart), apart, "{set:?}");
         refused += usize::from(apart);

@@ -87,7 +87,10 @@ impl Axis {
                     }
                 }
             }
-            part[axis].all.iter().for_each(|_| count_up(&mut counters[word], mask));
+            part[axis]
+                .all
+                .iter()
+                .for_each(|_| count_up(&mut counters[word], mask));
         }
         Self {
             uses,
@@ -105,7 +108,9 @@ impl Axis {
     /// Returns the place for the rows, of which at most `most_lines` can be written.
     pub(super) fn rows(&self, most_lines: u32) -> AxisRows {
         let width = self.in_use.len() / WORDS_PER_LINE;
-        let most_words = (most_lines as usize).saturating_mul(WORDS as usize).min(MAX_ROW_WORDS);
+        let most_words = (most_lines as usize)
+            .saturating_mul(WORDS as usize)
+            .min(MAX_ROW_WORDS);
         AxisRows {
             width,
             most_rows: most_words / width.max(1),

@@ -5,9 +5,9 @@
 
 mod axis;
 mod rules;
-mod write;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::collections::BTreeMap;
 

@@ -25,13 +25,27 @@ fn built(case: &Case, limits: Limits, ids: &mut RuleIds) -> BuiltTable {
 }
 
 fn expected_cell(judgement: &Judgement, ids: &RuleIds) -> Cell {
-    let action = if judgement.allow { Action::Allow } else { Action::Deny };
-    let number = judgement.decided_by.clone().map_or(0, |rule| ids.find(&RuleKey { rule, action }).unwrap());
+    let action = if judgement.allow {
+        Action::Allow
+    } else {
+        Action::Deny
+    };
+    let number = judgement
+        .decided_by
+        .clone()
+        .map_or(0, |rule| ids.find(&RuleKey { rule, action }).unwrap());
     Cell::new(judgement.allow, judgement.log, number)
 }
 
 /// Compares verdicts about packets of the endpoint at `slot` with the reference; returns how many are allowed.
-fn compare(case: &Case, table: &BuiltTable, ids: &RuleIds, slot: u16, packets: usize, random: &mut Random) -> usize {
+fn compare(
+    case: &Case,
+    table: &BuiltTable,
+    ids: &RuleIds,
+    slot: u16,
+    packets: usize,
+    random: &mut Random,
+) -> usize {
     let lines = PlacedLines {
         lines: &table.lines,
         base_line: BASE,
@@ -49,7 +63,11 @@ fn compare(case: &Case, table: &BuiltTable, ids: &RuleIds, slot: u16, packets: u
             (judged, judge_compiled(&lines, &facts, 0, slot).unwrap().ingress)
         };
         let expected = expected.unwrap();
-        assert_eq!(found, Some(expected_cell(&expected, ids)), "{facts:?}: {expected:?}");
+        assert_eq!(
+            found,
+            Some(expected_cell(&expected, ids)),
+            "{facts:?}: {expected:?}"
+        );
         allowed += usize::from(expected.allow);
     }
     allowed
@@ -65,10 +83,18 @@ fn withstands(attack: Attack, limits: Limits, engine: Option<&str>, packets: usi
         panic!("two policy sets")
     };
     if let Some(engine) = engine {
-        assert_eq!((&*hostile.egress_engine, &*hostile.ingress_engine), (engine, engine), "{attack:?}");
+        assert_eq!(
+            (&*hostile.egress_engine, &*hostile.ingress_engine),
+            (engine, engine),
+            "{attack:?}"
+        );
     }
     if limits.cells > 0 {
-        assert_eq!((&*plain.egress_engine, &*plain.ingress_engine), ("cells", "cells"), "{attack:?}");
+        assert_eq!(
+            (&*plain.egress_engine, &*plain.ingress_engine),
+            ("cells", "cells"),
+            "{attack:?}"
+        );
     }
     let allowed = compare(&case, &table, &ids, 1, packets, &mut random);
     println!("{attack:?}: {allowed} of {packets} allowed, {:?}", table.report);

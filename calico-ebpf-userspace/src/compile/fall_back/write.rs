@@ -63,7 +63,8 @@ impl FallBackTable {
     /// Returns about how many lines it takes.
     pub(in crate::compile) fn lines(&self) -> usize {
         let trees = |cuts: usize| cuts / FANOUT4 as usize * 2;
-        let address = |axis: &AddressAxis| trees(axis.v4.len()) + axis.v6.len() / 3 + axis.rows.lines_to_write();
+        let address =
+            |axis: &AddressAxis| trees(axis.v4.len()) + axis.v6.len() / 3 + axis.rows.lines_to_write();
         let port = |axis: &PortAxis| trees(axis.cuts.len()) + axis.rows.lines_to_write();
         let rules = self.ordered.outcomes.len() / WORDS as usize;
         address(&self.remote) + address(&self.local) + port(&self.ports) + port(&self.sources) + rules

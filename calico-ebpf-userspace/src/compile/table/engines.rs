@@ -15,9 +15,7 @@ use crate::compile::fall_back::FallBackTable;
 use crate::compile::input::TableInput;
 use crate::compile::lower::{LoweredDirection, Predicates};
 use crate::compile::ports::PortClasses;
-use crate::compile::projection::{
-    column_predicates, local_predicates, remote_predicates, source_predicates,
-};
+use crate::compile::projection::{column_predicates, local_predicates, remote_predicates, source_predicates};
 
 /// A compiled direction.
 #[derive(Clone, Debug)]
@@ -56,10 +54,14 @@ impl Engines {
         let mut missing = lines.saturating_sub(max_lines.into());
         let mut found = false;
         while missing > 0 {
-            let sizes = self.compiled.iter().enumerate().filter_map(|(index, compiled)| match compiled {
-                Compiled::FallBack(table) => Some((table.lines(), index)),
-                Compiled::Cells(_) | Compiled::Denied(_) => None,
-            });
+            let sizes = self
+                .compiled
+                .iter()
+                .enumerate()
+                .filter_map(|(index, compiled)| match compiled {
+                    Compiled::FallBack(table) => Some((table.lines(), index)),
+                    Compiled::Cells(_) | Compiled::Denied(_) => None,
+                });
             let Some((size, index)) = sizes.max_by_key(|(size, index)| (*size, Reverse(*index))) else {
                 break;
             };
@@ -184,7 +186,12 @@ pub(super) fn compile(
     }
 }
 
-type Cells = (AddressClasses, PortClasses, HashMap<usize, DirectionTable>, Wanted);
+type Cells = (
+    AddressClasses,
+    PortClasses,
+    HashMap<usize, DirectionTable>,
+    Wanted,
+);
 
 /// Compiles the directions that have cells. `None` if one of them lost its cells: then the others have other classes.
 fn compile_cells(

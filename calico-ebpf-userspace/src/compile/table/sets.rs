@@ -105,7 +105,12 @@ pub(super) fn write_policies(
         .iter()
         .zip(compiled)
         .map(|(lowered, compiled)| {
-            let lead_to = |cell| (LoweredDirection::without_rules(lowered), DirectionTable::single(cell));
+            let lead_to = |cell| {
+                (
+                    LoweredDirection::without_rules(lowered),
+                    DirectionTable::single(cell),
+                )
+            };
             match compiled {
                 Compiled::Cells(table) => write_direction(writer, lowered, table, room),
                 Compiled::FallBack(table) => {

@@ -1,7 +1,7 @@
 //! Parameters that the agent acts on.
 
 use super::{Kind, Parameter, acted};
-use crate::config::values::{DatastoreType, EndpointToHostAction};
+use crate::config::values::{DatastoreType, DenyAction, EndpointToHostAction, EstablishedFlows};
 
 const LEVELS: &[&str] = &[
     "DEBUG", "INFO", "WARNING", "ERROR", "FATAL", "CRITICAL", "NONE", "TRACE",
@@ -32,6 +32,8 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     acted("InterfaceExclude", Kind::Interfaces(|c, v| c.interface_exclude = v), "kube-ipvs0", "Interfaces that are left alone whatever their name. Patterns between slashes are not supported."),
     acted("InterfaceRefreshInterval", Kind::Seconds(|c, v| c.interface_refresh_interval = v), "90", "Seconds between checks of interfaces and sysctls against drift; 0 switches the check off."),
     acted("DefaultEndpointToHostAction", Kind::Choice(&["DROP", "RETURN", "ACCEPT"], |c, v| c.default_endpoint_to_host_action = host_action(v)), "DROP", "What becomes of packets from a workload to the host that egress policy allows. RETURN leaves them to the host's own firewall, as ACCEPT does.").fatal(),
+    acted("EstablishedFlows", Kind::Choice(&["Rejudge", "Keep"], |c, v| c.established_flows = established_flows(v)), "Rejudge", "What becomes of a live flow when policy stops allowing it. `Rejudge`: its next packet is judged by the new policy. `Keep`, as Felix does: it goes on as long as both ends keep their addresses, and only new flows are refused."),
+    acted("IptablesFilterDenyAction", Kind::Choice(&["DROP", "REJECT"], |c, v| c.deny_action = deny_action(v)), "DROP", "What becomes of packets that policy denies. With REJECT the sender is told: TCP by a reset, all else by ICMP `administratively prohibited`, at most 1,000 times a second for each endpoint."),
     acted("WorkloadSourceSpoofing", Kind::Choice(&["Disabled", "Any"], |c, v| c.workload_source_spoofing = v == "Any"), "Disabled", "`Any` lets endpoints use their `allowSpoofedSourcePrefixes` as source."),
     acted("AllowVXLANPacketsFromWorkloads", Kind::Flag(|c, v| c.allow_vxlan_from_workloads = v), "false", "Judges VXLAN (UDP 4789) from workloads like any other packet instead of dropping it."),
     acted("AllowIPIPPacketsFromWorkloads", Kind::Flag(|c, v| c.allow_ipip_from_workloads = v), "false", "Judges IP-in-IP (protocol 4) from workloads like any other packet instead of dropping it."),
@@ -94,6 +96,22 @@ fn datastore_type(text: &str) -> DatastoreType {
         DatastoreType::File
     } else {
         DatastoreType::Etcdv3
+    }
+}
+
+fn established_flows(text: &str) -> EstablishedFlows {
+    if text == "Keep" {
+        EstablishedFlows::Keep
+    } else {
+        EstablishedFlows::Rejudge
+    }
+}
+
+fn deny_action(text: &str) -> DenyAction {
+    if text == "REJECT" {
+        DenyAction::Reject
+    } else {
+        DenyAction::Drop
     }
 }
 

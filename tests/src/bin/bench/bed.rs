@@ -118,6 +118,7 @@ fn fill_table(object: &mut Ebpf, count: usize, names: [&str; 2], ifindexes: [u32
         state: &state,
         host: &host,
         generations: &generations,
+        born: &generations,
         slots: &slots,
         epoch: 1,
         base_line: 1,

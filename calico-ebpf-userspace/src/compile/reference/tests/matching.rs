@@ -385,5 +385,8 @@ fn scenario_43_a_rule_with_a_thousand_nets_and_a_thousand_ranges() {
     assert!(world.allows("10.1.7.127 > 10.0.0.2 udp 49970"));
     assert!(!world.allows("10.1.7.128 > 10.0.0.2 udp 49970"));
     assert!(!world.allows("10.1.7.127 > 10.0.0.2 udp 49971"));
-    assert!(world.tables[0].report.cells < 100, "the lists are one predicate each");
+    assert!(
+        world.tables[0].report.cells < 100,
+        "the lists are one predicate each"
+    );
 }

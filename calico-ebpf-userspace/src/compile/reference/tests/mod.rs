@@ -48,6 +48,7 @@ impl World {
                 state: &state,
                 host: &host,
                 generations: &[(key.clone(), 1)].into(),
+                born: &[(key.clone(), 1)].into(),
                 slots: &[(key.clone(), 1)].into(),
                 epoch: 1,
                 base_line: 64,
@@ -70,9 +71,7 @@ impl World {
         let judgement = if from_web {
             judge_packet(&self.state, Some(web), None, facts).egress.unwrap()
         } else {
-            judge_packet(&self.state, None, Some(web), facts)
-                .ingress
-                .unwrap()
+            judge_packet(&self.state, None, Some(web), facts).ingress.unwrap()
         };
         let action = if judgement.allow {
             Action::Allow

@@ -74,7 +74,7 @@ fn sources_are_strict_but_for_pairs_and_spoofed_prefixes() {
         source4_flags(
             lines,
             endpoint.sources4,
-            endpoint.sources4_lines,
+            endpoint.sources4_lines.into(),
             address.to_bits(),
         )
     };
@@ -84,7 +84,7 @@ fn sources_are_strict_but_for_pairs_and_spoofed_prefixes() {
         source6_flags(
             lines,
             endpoint.sources6,
-            endpoint.sources6_lines,
+            endpoint.sources6_lines.into(),
             words(address.to_bits()),
         )
     };
@@ -124,7 +124,7 @@ fn sources_beyond_the_limit_and_missing_macs_are_reported() {
         ]
     );
     let endpoint = endpoint_of(&built, 1);
-    let (first, count) = (endpoint.sources4, endpoint.sources4_lines);
+    let (first, count) = (endpoint.sources4, u32::from(endpoint.sources4_lines));
     assert_ne!(
         source4_flags(&built.lines[..], first, count, 0x0a00_0000 + 159),
         0

@@ -10,8 +10,8 @@ use calico_ebpf_common::endpoint::{
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::super::generate::{Case, Random, case};
 use super::super::cells::MAX_CELLS;
+use super::super::generate::{Case, Random, case};
 use super::super::input::{HostFacts, HostInterface, Limits};
 use super::super::reference::{Judgement, judge_packet};
 use super::*;
@@ -339,7 +339,13 @@ fn a_fall_back_without_room_denies_alone_and_is_named() {
         judge_compiled(&lines, &facts, 1, 0).unwrap().egress,
         Some(Cell::DENY)
     );
-    assert!(judge_compiled(&lines, &facts, 2, 0).unwrap().egress.unwrap().allows());
+    assert!(
+        judge_compiled(&lines, &facts, 2, 0)
+            .unwrap()
+            .egress
+            .unwrap()
+            .allows()
+    );
 }
 
 #[test]
