@@ -1,5 +1,7 @@
 //! An amended table decides like one that is built anew, and like the reference.
 
+mod generations;
+
 use calico_ebpf_common::line::Line;
 use ipnet::IpNet;
 use proptest::prelude::*;
