@@ -11,6 +11,7 @@ pub mod cloud;
 pub mod etcd;
 pub mod fabric;
 pub mod felix;
+pub mod felix_oracle;
 pub mod felix_rules;
 pub mod following;
 pub mod foreign;
