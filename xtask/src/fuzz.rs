@@ -1,4 +1,6 @@
-//! `cargo xtask fuzz`: libFuzzer against what reads foreign bytes.
+//! `cargo xtask fuzz`: libFuzzer against what reads foreign bytes, and random policies against the compiler.
+
+mod policy;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,16 +34,25 @@ const SLOWEST_INPUT_SECS: usize = 20;
 /// Lines of libFuzzer's output that a finding shows.
 const SHOWN_ON_FAILURE: usize = 40;
 
-/// Feeds made-up input to the parsers and looks for panics, hangs and broken properties
+/// Feeds made-up input to the parsers, or made-up policies to the compiler, and looks for what must not be
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
-    /// All of them when none is named
+    #[command(subcommand)]
+    policy: Option<Subject>,
+
+    /// Parsers; all of them when none is named
     #[arg(value_enum, value_name = "TARGET")]
     targets: Vec<Target>,
 
     /// How long each target runs
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
+}
+
+#[derive(clap::Subcommand)]
+enum Subject {
+    Policy(policy::Arguments),
 }
 
 /// What reads the input.
@@ -75,6 +86,9 @@ impl Target {
 
 /// Runs the subcommand.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(Subject::Policy(arguments)) = &arguments.policy {
+        return policy::run(arguments);
+    }
     setup::ensure(&[Need::Protobuf, Need::Fuzz])?;
     let targets = if arguments.targets.is_empty() {
         Target::value_variants()
@@ -181,6 +195,8 @@ fn statistic(log: &str, name: &str) -> Option<u64> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use clap::{Args as _, FromArgMatches as _};
+
     use super::*;
 
     fn names_in(folder: &str) -> BTreeSet<String> {
@@ -204,6 +220,20 @@ mod tests {
                 target.name()
             );
         }
+    }
+
+    #[test]
+    fn parsers_and_policy_are_told_apart() {
+        let read = |words: &[&str]| {
+            let command = Arguments::augment_args(clap::Command::new("fuzz"));
+            let matches = command.try_get_matches_from(words).expect("good arguments");
+            Arguments::from_arg_matches(&matches).expect("good arguments")
+        };
+        let parsers = read(&["fuzz", "selector", "manifest", "--seconds", "3"]);
+        assert_eq!(parsers.targets, [Target::Selector, Target::Manifest]);
+        assert_eq!((parsers.seconds, parsers.policy.is_some()), (3, false));
+        let policy = read(&["fuzz", "policy", "--minutes", "10", "--seed", "7"]);
+        assert!(policy.policy.is_some() && policy.targets.is_empty());
     }
 
     #[test]

@@ -132,7 +132,15 @@ fn check_dependencies() -> Result<()> {
 
 fn check_host_crates() -> Result<()> {
     build_ebpf::build_default(Flavour::Agent)?;
-    command::run(command::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    command::run(command::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    // What only the fuzzer of policies has.
+    let fuzzer = [
+        "clippy",
+        "--package=calico-ebpf-tests",
+        "--bin=fuzz_policy",
+        "--features=fuzz",
+    ];
+    command::run(command::cargo().args(fuzzer).args(["--", "-D", "warnings"]))
 }
 
 fn check_kernel_crate() -> Result<()> {
