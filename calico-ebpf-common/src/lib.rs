@@ -15,6 +15,7 @@
 
 pub mod address;
 pub mod answer;
+pub mod bench;
 pub mod branchless;
 pub mod endpoint;
 pub mod event;

@@ -2,6 +2,7 @@
 //! Every test has a host of its own in namespaces, so that nothing of it can be left behind.
 
 mod amendments;
+mod bench;
 mod bird;
 mod changeover;
 mod cleanup;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use aya::maps::{Array, HashMap, ProgramArray};
-use aya::programs::SchedClassifier;
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
+use calico_ebpf_common::bench::Vary;
 use calico_ebpf_common::flow::{Flow, FlowKey4};
 use calico_ebpf_common::line::Line;
 use calico_ebpf_common::maps;
@@ -15,46 +16,136 @@ use calico_ebpf_userspace::compile::table;
 use calico_ebpf_userspace::model::resource::MacAddress;
 use etherparse::PacketBuilder;
 
-use crate::rules::{self, MACS, PORT};
+use crate::cpu_time::cpu_nanoseconds;
+use crate::rules::{self, MACS, PORT, Policy};
 
 /// MAC address of the taps, as the host side of both.
 pub(crate) const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 /// Lines of the policy table.
-const LINES: u32 = 131_072;
+const LINES: u32 = 262_144;
+/// Entries of a map that nothing is put into.
+const UNUSED: u32 = 1024;
 
-/// Loads the object for packets of one family, with `count` rules and the taps' interface numbers.
-pub(crate) fn load(
-    v6: bool,
-    count: usize,
-    names: [&str; 2],
-    ifindexes: [u32; 2],
-    settings: &[(&'static str, u32)],
-) -> anyhow::Result<Ebpf> {
-    let path = std::env::var_os("CALICO_EBPF_BENCH_OBJECT")
-        .context("CALICO_EBPF_BENCH_OBJECT is not set: run `cargo xtask bench`")?;
-    let bytes = std::fs::read(&path).with_context(|| path.to_string_lossy().into_owned())?;
-    let frame = frame(v6);
-    let word = |at: usize| u32::from_ne_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
-    let half = |at: usize| u32::from(u16::from_ne_bytes([frame[at], frame[at + 1]]));
-    let header = [
-        ("BENCH_DESTINATION_FIRST", word(0)),
-        ("BENCH_DESTINATION_LAST", half(4)),
-        ("BENCH_SOURCE_FIRST", word(6)),
-        ("BENCH_SOURCE_LAST", half(10)),
-        ("BENCH_CHECKSUM", half(24)),
-        ("BENCH_HOP_LIMIT_OFFSET", if v6 { 21 } else { 22 }),
-    ];
-    let mut loader = EbpfLoader::new();
-    loader
-        .map_max_entries(maps::POLICY, LINES)
-        .map_max_entries(maps::FLOWS4, 65_536)
-        .map_max_entries(maps::FLOWS6, 65_536);
-    for (name, value) in header.iter().chain(settings) {
-        loader.override_global(name, value, true);
+/// What an object is loaded with.
+#[derive(Clone, Debug)]
+pub(crate) struct Bed {
+    /// Packets are IPv6.
+    pub(crate) v6: bool,
+    /// `None`: no table; the object only generates.
+    pub(crate) policy: Option<Policy>,
+    pub(crate) names: [&'static str; 2],
+    pub(crate) ifindexes: [u32; 2],
+    /// Entries of the conntrack map of the packets' family.
+    pub(crate) flows: u32,
+    pub(crate) settings: Vec<(&'static str, u32)>,
+    /// Entries of maps that are not for everybody.
+    pub(crate) sizes: Vec<(&'static str, u32)>,
+}
+
+impl Bed {
+    /// Packets from the interface 1 to one that is never sent to.
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self {
+            v6: false,
+            policy: Some(policy),
+            names: ["tapA", "tapB"],
+            ifindexes: [1, 100],
+            flows: 65_536,
+            settings: Vec::new(),
+            sizes: Vec::new(),
+        }
     }
-    let mut object = loader.load(&bytes)?;
-    fill_table(&mut object, count, names, ifindexes)?;
-    fill_unsettled(&mut object)?;
+
+    /// Loads the object, and what the attached programs leave to.
+    pub(crate) fn load(&self) -> anyhow::Result<Ebpf> {
+        let path = std::env::var_os("CALICO_EBPF_BENCH_OBJECT")
+            .context("CALICO_EBPF_BENCH_OBJECT is not set: run `cargo xtask bench`")?;
+        let bytes = std::fs::read(&path).with_context(|| path.to_string_lossy().into_owned())?;
+        let frame = frame(self.v6);
+        let word = |at: usize| u32::from_ne_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
+        let half = |at: usize| u32::from(u16::from_ne_bytes([frame[at], frame[at + 1]]));
+        let header = [
+            ("BENCH_DESTINATION_FIRST", word(0)),
+            ("BENCH_DESTINATION_LAST", half(4)),
+            ("BENCH_SOURCE_FIRST", word(6)),
+            ("BENCH_SOURCE_LAST", half(10)),
+            ("BENCH_CHECKSUM", half(24)),
+            ("BENCH_HOP_LIMIT_OFFSET", if self.v6 { 21 } else { 22 }),
+        ];
+        let (flows4, flows6) = if self.v6 {
+            (UNUSED, self.flows)
+        } else {
+            (self.flows, UNUSED)
+        };
+        let lines = if self.policy.is_some() { LINES } else { UNUSED };
+        let mut loader = EbpfLoader::new();
+        loader
+            .map_max_entries(maps::POLICY, lines)
+            .map_max_entries(maps::FLOWS4, flows4)
+            .map_max_entries(maps::FLOWS6, flows6);
+        for (name, entries) in &self.sizes {
+            loader.map_max_entries(name, *entries);
+        }
+        for (name, value) in header.iter().chain(&self.settings) {
+            loader.override_global(name, value, true);
+        }
+        let mut object = loader.load(&bytes)?;
+        if let Some(policy) = &self.policy {
+            self.fill_table(&mut object, policy)?;
+            fill_unsettled(&mut object)?;
+        }
+        fill_lookup(&mut object)?;
+        Ok(object)
+    }
+
+    fn fill_table(&self, object: &mut Ebpf, policy: &Policy) -> anyhow::Result<()> {
+        let state = policy.state(&self.names, 1);
+        let interfaces = self.names.iter().zip(self.ifindexes);
+        let interfaces = interfaces.map(|(name, ifindex)| {
+            let fact = HostInterface {
+                ifindex,
+                mac: MacAddress(HOST_MAC),
+                mtu: 1500,
+                loose_until: 0,
+            };
+            ((*name).to_owned(), fact)
+        });
+        let host = HostFacts {
+            interfaces: interfaces.collect(),
+            ..HostFacts::default()
+        };
+        let generations = BTreeMap::from([(rules::key(0), 7), (rules::key(1), 8)]);
+        let slots = BTreeMap::from([(rules::key(0), 1), (rules::key(1), 2)]);
+        let input = TableInput {
+            state: &state,
+            host: &host,
+            generations: &generations,
+            slots: &slots,
+            epoch: 1,
+            base_line: 1,
+            max_lines: LINES - 1,
+            born: &generations,
+            limits: Limits::default(),
+        };
+        let built = table::build(&input, &mut RuleIds::new())?;
+        anyhow::ensure!(
+            built.over_budget.is_empty(),
+            "the measured policy is too large to be compiled: {:?}",
+            built.over_budget
+        );
+        let mut lines: Array<_, Line> =
+            Array::try_from(object.map_mut(maps::POLICY).context("no policy map")?)?;
+        for (index, line) in (1..).zip(&built.lines) {
+            lines.set(index, line, 0)?;
+        }
+        let mut active: Array<_, u64> =
+            Array::try_from(object.map_mut(maps::ACTIVE).context("no active map")?)?;
+        active.set(0, 1, 0)?;
+        Ok(())
+    }
+}
+
+fn fill_lookup(object: &mut Ebpf) -> anyhow::Result<()> {
     let mut lookup: HashMap<_, FlowKey4, Flow> =
         HashMap::try_from(object.map_mut("BENCH_LOOKUP").context("no map BENCH_LOOKUP")?)?;
     let key = FlowKey4 {
@@ -63,20 +154,7 @@ pub(crate) fn load(
         protocol: 17,
         ..FlowKey4::default()
     };
-    lookup.insert(key, Flow::default(), 0)?;
-    Ok(object)
-}
-
-/// Returns the loaded program called `name`.
-pub(crate) fn program<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
-    let program: &mut SchedClassifier = object
-        .program_mut(name)
-        .with_context(|| format!("no program {name}"))?
-        .try_into()?;
-    if program.fd().is_err() {
-        program.load()?;
-    }
-    Ok(program)
+    Ok(lookup.insert(key, Flow::default(), 0)?)
 }
 
 fn fill_unsettled(object: &mut Ebpf) -> anyhow::Result<()> {
@@ -91,48 +169,42 @@ fn fill_unsettled(object: &mut Ebpf) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn fill_table(object: &mut Ebpf, count: usize, names: [&str; 2], ifindexes: [u32; 2]) -> anyhow::Result<()> {
-    let state = rules::state(count, names);
-    let interfaces = names
-        .iter()
-        .zip(ifindexes)
-        .map(|(name, ifindex)| {
-            (
-                (*name).to_owned(),
-                HostInterface {
-                    ifindex,
-                    mac: MacAddress(HOST_MAC),
-                    mtu: 1500,
-                    loose_until: 0,
-                },
-            )
-        })
-        .collect();
-    let host = HostFacts {
-        interfaces,
-        ..HostFacts::default()
-    };
-    let generations = BTreeMap::from([(rules::key(0), 7), (rules::key(1), 8)]);
-    let slots = BTreeMap::from([(rules::key(0), 1), (rules::key(1), 2)]);
-    let input = TableInput {
-        state: &state,
-        host: &host,
-        generations: &generations,
-        born: &generations,
-        slots: &slots,
-        epoch: 1,
-        base_line: 1,
-        max_lines: LINES - 1,
-        limits: Limits::default(),
-    };
-    let built = table::build(&input, &mut RuleIds::new())?;
-    let mut policy: Array<_, Line> = Array::try_from(object.map_mut(maps::POLICY).context("no policy map")?)?;
-    for (index, line) in (1..).zip(&built.lines) {
-        policy.set(index, line, 0)?;
+/// Returns the loaded program called `name`.
+pub(crate) fn program<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
+    let program: &mut SchedClassifier = object
+        .program_mut(name)
+        .with_context(|| format!("no program {name}"))?
+        .try_into()?;
+    if program.fd().is_err() {
+        program.load()?;
     }
-    let mut active: Array<_, u64> = Array::try_from(object.map_mut(maps::ACTIVE).context("no active map")?)?;
-    active.set(0, 1, 0)?;
-    Ok(())
+    Ok(program)
+}
+
+/// Says how packets differ from one to the next, from now on.
+pub(crate) fn vary(object: &mut Ebpf, vary: Vary) -> anyhow::Result<()> {
+    let map = object.map_mut("BENCH_VARY").context("no map BENCH_VARY")?;
+    let mut array: Array<_, Vary> = Array::try_from(map)?;
+    Ok(array.set(0, vary, 0)?)
+}
+
+/// Runs a program and returns nanoseconds of this thread's processor time a run, and the last run's TC action.
+pub(crate) fn run_program(
+    program: &SchedClassifier,
+    frame: &[u8],
+    repeats: u32,
+) -> anyhow::Result<(f64, u32)> {
+    let mut action = 0;
+    let nanoseconds = cpu_nanoseconds(|| {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            repeat: repeats,
+            ..TestRunOptions::new()
+        };
+        action = program.test_run(options)?.return_value;
+        Ok(())
+    })?;
+    Ok((nanoseconds / f64::from(repeats), action))
 }
 
 /// Returns a UDP frame of 60 bytes (80 for IPv6) from sender to receiver.
@@ -154,5 +226,9 @@ pub(crate) fn frame(v6: bool) -> Vec<u8> {
     builder
         .write(&mut frame, &payload)
         .expect("a vector takes any length");
+    if !v6 {
+        // No checksum: ports change from packet to packet.
+        frame[40..42].fill(0);
+    }
     frame
 }

@@ -2,43 +2,69 @@
 //! table, dispatch by interface, one chain per endpoint and direction with connection tracking first, mark bits for
 //! accept and pass, ip sets for selectors, a comment on every rule.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use crate::rules::PORT;
+use crate::rules::{Peer, Policy};
 
 const ACCEPT: &str = "0x10000/0x10000";
 const PASS: &str = "0x20000/0x20000";
 const FROM_WORKLOAD: &str = "0x40000/0x40000";
 const ALL: &str = "0x0/0xf0000";
-const SETS: usize = 10;
-const MEMBERS: u32 = 1000;
+const EVERYBODY: &str = "everybody";
 
-/// Returns the input of `ipset restore`.
-pub(crate) fn sets() -> String {
+/// Returns the input of `ipset restore` for a host of so many endpoints.
+pub(crate) fn sets(policy: &Policy, endpoints: usize) -> String {
     let mut text = String::new();
-    for set in 0..SETS {
-        let _ = writeln!(
-            text,
-            "create cali40s:bench{set} hash:net family inet maxelem 1048576"
-        );
-        let first = 0x0b00_0000 + u32::try_from(set).unwrap_or(0) * 0x2_0000;
-        for member in 0..MEMBERS {
-            let address = std::net::Ipv4Addr::from(first + member * 3);
-            let _ = writeln!(text, "add cali40s:bench{set} {address}");
-        }
+    for set in 0..policy.sets {
+        write_set(&mut text, &set.to_string(), policy.members(set));
+    }
+    if policy.names_everybody() {
+        let v4 = policy.everybody(endpoints).filter(std::net::IpAddr::is_ipv4);
+        write_set(&mut text, EVERYBODY, v4);
     }
     text
 }
 
-/// Returns the input of `iptables-restore` for the taps `names` and a policy of `count` rules.
-pub(crate) fn rules(count: usize, names: [&str; 2]) -> String {
-    [raw(), mangle(), nat(), filter(count, names)].concat()
+fn write_set(text: &mut String, name: &str, members: impl Iterator<Item = std::net::IpAddr>) {
+    let _ = writeln!(
+        text,
+        "create cali40s:bench{name} hash:net family inet maxelem 1048576"
+    );
+    for address in members {
+        let _ = writeln!(text, "add cali40s:bench{name} {address}");
+    }
+}
+
+/// Returns the input of `iptables-restore` for the taps `names`, which share `policy_sets` lists of rules by turns.
+pub(crate) fn rules(policy: &Policy, names: &[impl AsRef<str>], policy_sets: usize) -> String {
+    [raw(), mangle(), nat(), filter(policy, names, policy_sets)].concat()
+}
+
+/// Returns the input of `iptables-restore` that leaves no rules.
+pub(crate) fn nothing() -> String {
+    let tables = [
+        ("raw", "PREROUTING OUTPUT"),
+        ("mangle", "PREROUTING INPUT FORWARD OUTPUT POSTROUTING"),
+        ("nat", "PREROUTING INPUT OUTPUT POSTROUTING"),
+        ("filter", "INPUT FORWARD OUTPUT"),
+    ];
+    let mut text = String::new();
+    for (table, chains) in tables {
+        let _ = writeln!(text, "*{table}");
+        for chain in chains.split(' ') {
+            let _ = writeln!(text, ":{chain} ACCEPT [0:0]");
+        }
+        let _ = writeln!(text, "COMMIT");
+    }
+    text
 }
 
 /// One table in `iptables-restore` form.
 struct Table {
     name: &'static str,
     chains: Vec<String>,
+    known: HashSet<String>,
     rules: Vec<String>,
     hooks: Vec<String>,
 }
@@ -48,6 +74,7 @@ impl Table {
         Self {
             name,
             chains: Vec::new(),
+            known: HashSet::new(),
             rules: Vec::new(),
             hooks: Vec::new(),
         }
@@ -58,7 +85,7 @@ impl Table {
     }
 
     fn add(&mut self, chain: &str, rule: &str) {
-        if !self.chains.iter().any(|known| known == chain) {
+        if self.known.insert(chain.to_owned()) {
             self.chains.push(chain.to_owned());
         }
         if !rule.is_empty() {
@@ -136,7 +163,7 @@ fn nat() -> String {
     table.text()
 }
 
-fn filter(count: usize, names: [&str; 2]) -> String {
+fn filter(rules: &Policy, names: &[impl AsRef<str>], policy_sets: usize) -> String {
     let mut table = Table::new("filter");
     table.hook("FORWARD -j cali-FORWARD");
     table.add("cali-from-hep-forward", "");
@@ -154,24 +181,28 @@ fn filter(count: usize, names: [&str; 2]) -> String {
     table.add("cali-FORWARD", "-j cali-to-hep-forward");
     table.add("cali-FORWARD", "-j cali-cidr-block");
     table.add("cali-FORWARD", &format!("-m mark --mark {ACCEPT} -j ACCEPT"));
-    policy(&mut table, "cali-po-bench", count, "--destination", "dst");
-    policy(&mut table, "cali-pi-bench", count, "--source", "src");
+    for list in 0..policy_sets {
+        let chains = [format!("cali-po-bench{list}"), format!("cali-pi-bench{list}")];
+        policy(&mut table, &chains[0], rules, list, "--destination", "dst");
+        policy(&mut table, &chains[1], rules, list, "--source", "src");
+    }
     for chain in ["cali-pro-bench", "cali-pri-bench"] {
         table.add(chain, &format!("-j MARK --set-xmark {ACCEPT}"));
         table.add(chain, &format!("-m mark --mark {ACCEPT} -j RETURN"));
     }
-    for name in names {
+    for (index, name) in names.iter().enumerate() {
+        let (name, list) = (name.as_ref(), index % policy_sets);
         endpoint(
             &mut table,
             &format!("cali-fw-{name}"),
-            "cali-po-bench",
+            &format!("cali-po-bench{list}"),
             "cali-pro-bench",
             true,
         );
         endpoint(
             &mut table,
             &format!("cali-tw-{name}"),
-            "cali-pi-bench",
+            &format!("cali-pi-bench{list}"),
             "cali-pri-bench",
             false,
         );
@@ -184,23 +215,22 @@ fn filter(count: usize, names: [&str; 2]) -> String {
 }
 
 /// Each rule is two, as Felix writes them: the match sets the mark, the mark returns.
-fn policy(table: &mut Table, chain: &str, count: usize, side: &str, leg: &str) {
-    for index in 0..count {
-        let matched = if index + 1 == count {
-            format!("-p udp -m multiport --dports {PORT}")
+fn policy(table: &mut Table, chain: &str, policy: &Policy, list: usize, side: &str, leg: &str) {
+    for index in 0..policy.rules {
+        let (peer, port) = policy.rule(index);
+        let port = if index + 1 == policy.rules {
+            usize::from(port)
         } else {
-            let port = 1000 + index;
-            if index.is_multiple_of(2) {
-                format!(
-                    "-p udp {side} 192.168.{}.{}/32 -m multiport --dports {port}",
-                    index >> 8 & 255,
-                    index & 255
-                )
-            } else {
-                let set = index % SETS;
-                format!("-p udp -m set --match-set cali40s:bench{set} {leg} -m multiport --dports {port}")
-            }
+            usize::from(port) + list
         };
+        let peer = match peer {
+            Peer::Anyone => String::new(),
+            Peer::Net(net) => format!("{side} {net} "),
+            Peer::Set(set) => format!("-m set --match-set cali40s:bench{set} {leg} "),
+            Peer::Everybody => format!("-m set --match-set cali40s:bench{EVERYBODY} {leg} "),
+        };
+        let protocol = policy.protocol;
+        let matched = format!("-p {protocol} {peer}-m multiport --dports {port}");
         table.add(chain, &format!("{matched} -j MARK --set-xmark {ACCEPT}"));
         table.add(chain, &format!("-m mark --mark {ACCEPT} -j RETURN"));
     }

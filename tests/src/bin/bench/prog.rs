@@ -1,20 +1,18 @@
 //! The programs by themselves: BPF_PROG_TEST_RUN with many repeats, less the empty program.
 
-use std::time::Instant;
-
 use anyhow::ensure;
 use aya::Ebpf;
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use calico_ebpf_common::maps::settings;
 
 use crate::Benches;
-use crate::bed;
+use crate::bed::{self, Bed, run_program};
 use crate::report::Bench;
+use crate::rules::Policy;
 
 /// Repeats of one round: some tens of milliseconds.
 const REPEATS: u32 = 400_000;
 /// `TC_ACT_REDIRECT`: what the measured packet must get.
-const REDIRECT: u32 = 7;
+pub(crate) const REDIRECT: u32 = 7;
 
 /// Runs the benchmarks of this file.
 pub(crate) fn run(
@@ -36,39 +34,38 @@ pub(crate) fn run(
             continue;
         }
         progress(name);
-        let dry_run = [(settings::DRY_RUN, u32::from(new))];
-        let mut object = bed::load(v6, count, ["tapA", "tapB"], [1, 100], &dry_run)?;
-        benches.push(measure(name, goal, rounds, &mut object, &bed::frame(v6))?);
+        let bed = Bed {
+            v6,
+            settings: vec![(settings::DRY_RUN, u32::from(new))],
+            ..Bed::new(Policy::of(count))
+        };
+        benches.push(measure(name, goal, rounds, &mut bed.load()?, &bed::frame(v6))?);
     }
     Ok(())
 }
 
 fn measure(name: &str, goal: f64, rounds: usize, object: &mut Ebpf, frame: &[u8]) -> anyhow::Result<Bench> {
-    // Opens the flow where flows are written, and shows that the packet takes the measured way.
+    expect_redirect(name, object, frame)?;
+    let measured = (0..rounds)
+        .map(|_| in_look_ups(object, frame, REPEATS))
+        .collect::<anyhow::Result<_>>()?;
+    Ok(Bench::at_most(name, "one 16-byte hash look-up", goal, measured))
+}
+
+/// Opens the flow where flows are written, and shows that the packet takes the measured way.
+pub(crate) fn expect_redirect(name: &str, object: &mut Ebpf, frame: &[u8]) -> anyhow::Result<()> {
     let (_, action) = run_program(bed::program(object, "bench_from_workload")?, frame, 1)?;
     ensure!(
         action == REDIRECT,
         "{name}: the measured packet got TC action {action}, expected {REDIRECT} (redirect)"
     );
-    let mut measured = Vec::new();
-    for _ in 0..rounds {
-        let empty = run_program(bed::program(object, "bench_empty")?, frame, REPEATS)?.0;
-        let lookup = run_program(bed::program(object, "bench_lookup")?, frame, REPEATS)?.0;
-        let program = run_program(bed::program(object, "bench_from_workload")?, frame, REPEATS)?.0;
-        measured.push([program - empty, lookup - empty]);
-    }
-    Ok(Bench::at_most(name, "one 16-byte hash look-up", goal, measured))
+    Ok(())
 }
 
-/// Returns nanoseconds a run and the TC action.
-fn run_program(program: &SchedClassifier, frame: &[u8], repeats: u32) -> anyhow::Result<(f64, u32)> {
-    let start = Instant::now();
-    let options = TestRunOptions {
-        data_in: Some(frame),
-        repeat: repeats,
-        ..TestRunOptions::new()
-    };
-    let result = program.test_run(options)?;
-    let nanoseconds = start.elapsed().as_secs_f64() * 1e9 / f64::from(repeats);
-    Ok((nanoseconds, result.return_value))
+/// Returns nanoseconds of the program and of one hash look-up, both without the empty program.
+pub(crate) fn in_look_ups(object: &mut Ebpf, frame: &[u8], repeats: u32) -> anyhow::Result<[f64; 2]> {
+    let empty = run_program(bed::program(object, "bench_empty")?, frame, repeats)?.0;
+    let lookup = run_program(bed::program(object, "bench_lookup")?, frame, repeats)?.0;
+    let program = run_program(bed::program(object, "bench_from_workload")?, frame, repeats)?.0;
+    Ok([program - empty, lookup - empty])
 }

@@ -71,26 +71,35 @@ pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 /// Where it was measured.
 #[derive(Serialize)]
-struct Machine {
-    kernel: String,
-    cpu: String,
-    cpus: usize,
+pub(crate) struct Machine {
+    pub(crate) kernel: String,
+    pub(crate) cpu: String,
+    pub(crate) cpus: usize,
 }
 
-impl Report {
-    pub(crate) fn new(benches: Vec<Bench>) -> Self {
+impl Machine {
+    /// The machine that this process runs on.
+    pub(crate) fn this() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let cpu = read("/proc/cpuinfo").lines().find_map(|line| {
             line.strip_prefix("model name")?
                 .split_once(": ")
                 .map(|(_, name)| name.to_owned())
         });
-        let machine = Machine {
+        Self {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             cpu: cpu.unwrap_or_default(),
             cpus: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
-        };
-        Self { benches, machine }
+        }
+    }
+}
+
+impl Report {
+    pub(crate) fn new(benches: Vec<Bench>) -> Self {
+        Self {
+            benches,
+            machine: Machine::this(),
+        }
     }
 
     /// Writes the table for people.

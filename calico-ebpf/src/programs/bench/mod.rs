@@ -3,12 +3,17 @@
 //! BPF_PROG_TEST_RUN and the recycled frames of the XDP generator keep a packet's edits between runs, so each of
 //! these programs first restores the header that forwarding changes: both MAC addresses, TTL and checksum.
 
+mod chain;
+mod churn;
+mod linear;
+
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action};
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::{classifier, map, xdp};
-use aya_ebpf::maps::HashMap;
+use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use calico_ebpf_common::bench::Vary;
 use calico_ebpf_common::flow::{Flow, FlowKey4};
 
 use super::from_workload;
@@ -36,9 +41,9 @@ static BENCH_CHECKSUM: Global<u32> = Global::new(0);
 /// Where `bench_redirect` sends.
 #[unsafe(no_mangle)]
 static BENCH_TARGET: Global<u32> = Global::new(0);
-/// 1: the generator gives each frame a source port of its own.
-#[unsafe(no_mangle)]
-static BENCH_NEW_FLOWS: Global<u32> = Global::new(0);
+/// How each packet differs from the one before.
+#[map]
+static BENCH_VARY: Array<Vary> = Array::with_max_entries(1, 0);
 
 /// Nothing but the prologue: what all others are measured against.
 #[classifier]
@@ -121,10 +126,47 @@ fn write_header(data: usize, data_end: usize) -> bool {
         } else {
             u8::store_at(data + 21, 64);
         }
-        if BENCH_NEW_FLOWS.load() != 0 {
-            let port = u16::load_at(data + 34);
-            u16::store_at(data + 34, port.wrapping_add(0x0101));
+        if BENCH_HOP_LIMIT_OFFSET.load() == 22 {
+            vary(data);
         }
     }
     true
+}
+
+/// Writes source port and destination as [`BENCH_VARY`] says.
+///
+/// # Safety
+/// The first [`WRITTEN`] bytes at `data` may be written.
+#[inline(always)]
+unsafe fn vary(data: usize) {
+    let Some(vary) = BENCH_VARY.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: points to a map value; one program runs at a time.
+    let vary = unsafe { &mut *vary };
+    let Vary { count, ports, .. } = *vary;
+    vary.count = count.wrapping_add(1);
+    let mut round = count;
+    if ports != 0 {
+        let port = vary.first_port.wrapping_add((count % u64::from(ports)) as u32);
+        // SAFETY: the caller's promise.
+        unsafe { u16::store_at(data + 34, (port as u16).to_be()) };
+        round = count / u64::from(ports);
+    }
+    if vary.destinations == 0 {
+        return;
+    }
+    let index = if vary.by_chance != 0 {
+        // SplitMix64's last steps.
+        let mixed = (count ^ (count >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed >> 32) * u64::from(vary.destinations)) >> 32
+    } else {
+        round % u64::from(vary.destinations)
+    };
+    let address = vary
+        .first_destination
+        .wrapping_add((index as u32).wrapping_mul(vary.step));
+    // SAFETY: the caller's promise.
+    unsafe { u32::store_at(data + 30, address.to_be()) };
 }
