@@ -13,6 +13,7 @@ pub mod fabric;
 pub mod felix;
 pub mod felix_oracle;
 pub mod felix_rules;
+pub mod file_server;
 pub mod following;
 pub mod foreign;
 pub mod frames;

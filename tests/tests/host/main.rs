@@ -34,5 +34,6 @@ mod shortcomings;
 mod status;
 mod status_writer;
 mod taps;
+mod tools;
 mod traffic;
 mod watching;
