@@ -8,6 +8,7 @@ pub mod agent;
 pub mod bird;
 pub mod capture;
 pub mod cloud;
+pub mod dhcp;
 pub mod etcd;
 pub mod fabric;
 pub mod felix;

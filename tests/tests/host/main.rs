@@ -8,6 +8,7 @@ mod changeover;
 mod cleanup;
 mod datastores;
 mod denials;
+mod dhcp;
 mod etcd_access;
 mod etcd_agent;
 mod etcd_failover;

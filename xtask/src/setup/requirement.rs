@@ -72,6 +72,8 @@ pub(super) const TEST_PROGRAMS: &[Requirement] = &[
     Requirement::program("iptables", "iptables-nft"),
     Requirement::program("ipset", "ipset"),
     Requirement::program("dnsmasq-base", "dnsmasq"),
+    Requirement::program("isc-dhcp-client", "dhclient"),
+    Requirement::program("ndisc6", "rdisc6"),
     Requirement::program("bird2", "bird"),
     Requirement::program("bpftool", "bpftool"),
     Requirement::program("systemd-container", "systemd-nspawn"),
