@@ -25,6 +25,7 @@ pub mod host;
 pub mod manifests;
 pub mod netns;
 pub mod node;
+pub mod offload;
 pub mod packets;
 pub mod policy_packets;
 pub mod port;

@@ -23,12 +23,26 @@ impl Tap {
     /// Creates the device inside a namespace; it is down, and frames are read and written without blocking.
     pub fn create(namespace: &Netns, name: &str) -> Self {
         assert!(name.len() < libc::IFNAMSIZ, "interface name {name} is too long");
-        let file = namespace.run(|| open_device(name));
+        let file = namespace.run(|| open_device(name, 0));
         let file = file.unwrap_or_else(|error| panic!("tap {name}: {error}"));
         Self {
             file,
             name: name.to_owned(),
         }
+    }
+
+    /// As [`Self::create`], with a number of queues, each of which is a value: what QEMU opens for a guest with several
+    /// processors. The device goes with the last of them.
+    pub fn create_queues(namespace: &Netns, name: &str, queues: usize) -> Vec<Self> {
+        assert!(name.len() < libc::IFNAMSIZ, "interface name {name} is too long");
+        let open = |_| open_device(name, libc::IFF_MULTI_QUEUE);
+        let files: io::Result<Vec<_>> = namespace.run(|| (0..queues).map(open).collect());
+        let files = files.unwrap_or_else(|error| panic!("queues of tap {name}: {error}"));
+        let queue = |file| Self {
+            file,
+            name: name.to_owned(),
+        };
+        files.into_iter().map(queue).collect()
     }
 
     pub fn name(&self) -> &str {
@@ -73,7 +87,7 @@ impl AsFd for Tap {
     }
 }
 
-fn open_device(name: &str) -> io::Result<File> {
+fn open_device(name: &str, more_flags: libc::c_int) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     let descriptor = file.as_raw_fd();
     // SAFETY: all zeros is a valid `ifreq`: it holds integers, bytes and pointers only.
@@ -81,7 +95,7 @@ fn open_device(name: &str) -> io::Result<File> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | more_flags;
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
     let header = libc::c_int::try_from(VNET_HEADER).map_err(io::Error::other)?;
     let offload = libc::TUN_F_CSUM
