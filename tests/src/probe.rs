@@ -132,7 +132,7 @@ fn ping(to: IpAddr, limit: Duration) -> io::Result<()> {
 }
 
 /// The wildcard address of a family.
-pub(crate) fn unspecified_like(address: IpAddr) -> IpAddr {
+pub fn unspecified_like(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),

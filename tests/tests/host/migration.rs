@@ -113,7 +113,7 @@ fn metrics(host: &Netns, vm: &Vm) -> [Vec<u64>; 2] {
 }
 
 #[test]
-fn routes_wait_for_gratuitous_arp_and_lose_nothing_when_their_metric_falls() {
+fn scenario_11_routes_wait_for_gratuitous_arp_and_lose_nothing_when_their_metric_falls() {
     let arrival = Arrival::new();
     let mut agent = arrival.launcher().start(2);
     let scene = &arrival.scene;
