@@ -175,10 +175,17 @@ impl Dataplane {
 
     /// Puts an object into the datastore; one that is not understood fails the test.
     pub fn put(&mut self, object: &Object) {
-        let decoded = decode(object.value(), None);
-        assert!(decoded.problems.is_empty(), "{:?}", decoded.problems);
-        let (key, resource) = (decoded.key.expect("a key"), decoded.resource.expect("an object"));
-        self.snapshot.insert(key, resource.into());
+        self.put_all(std::slice::from_ref(object));
+    }
+
+    /// As [`Self::put`], for several at once.
+    pub fn put_all(&mut self, objects: &[Object]) {
+        for object in objects {
+            let decoded = decode(object.value(), None);
+            assert!(decoded.problems.is_empty(), "{:?}", decoded.problems);
+            let (key, resource) = (decoded.key.expect("a key"), decoded.resource.expect("an object"));
+            self.snapshot.insert(key, resource.into());
+        }
         self.resolve();
     }
 

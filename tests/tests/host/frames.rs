@@ -57,7 +57,7 @@ fn to_b(scene: &Scene, payload: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn s02_frames_that_end_before_their_headers_do_are_dropped_and_counted() {
+fn scenario_02_frames_that_end_before_their_headers_do_are_dropped_and_counted() {
     let (scene, _agent) = open_scene();
     let mut cut = Vec::new();
     for frame in to_b(&scene, b"") {
@@ -68,7 +68,7 @@ fn s02_frames_that_end_before_their_headers_do_are_dropped_and_counted() {
 }
 
 #[test]
-fn s01_headers_that_contradict_themselves_are_dropped_and_counted() {
+fn scenario_01_headers_that_contradict_themselves_are_dropped_and_counted() {
     let (scene, _agent) = open_scene();
     let [mut short_header, mut wrong_version] = <[_; 2]>::try_from(to_b(&scene, b"forbidden")).expect("two");
     short_header[14] = 0x44;
@@ -77,7 +77,7 @@ fn s01_headers_that_contradict_themselves_are_dropped_and_counted() {
 }
 
 #[test]
-fn s03_lengths_beyond_the_frame_are_dropped_and_counted() {
+fn scenario_03_lengths_beyond_the_frame_are_dropped_and_counted() {
     let (scene, _agent) = open_scene();
     let cut: Vec<_> = to_b(&scene, b"forbidden..")
         .into_iter()
@@ -90,7 +90,7 @@ fn s03_lengths_beyond_the_frame_are_dropped_and_counted() {
 }
 
 #[test]
-fn s07_tagged_frames_are_dropped_wherever_the_tag_is() {
+fn scenario_07_tagged_frames_are_dropped_wherever_the_tag_is() {
     let (scene, _agent) = open_scene();
     let tagged: Vec<_> = to_b(&scene, b"forbidden")
         .into_iter()
@@ -105,7 +105,7 @@ fn s07_tagged_frames_are_dropped_wherever_the_tag_is() {
 }
 
 #[test]
-fn s06_other_ethertypes_are_dropped_and_counted() {
+fn scenario_06_other_ethertypes_are_dropped_and_counted() {
     let (scene, _agent) = open_scene();
     let mut frame = to_b(&scene, b"forbidden").remove(0);
     frame[12..14].copy_from_slice(&[0x88, 0xcc]);
@@ -113,7 +113,7 @@ fn s06_other_ethertypes_are_dropped_and_counted() {
 }
 
 #[test]
-fn s24_packets_with_a_source_of_another_guest_are_dropped_and_counted() {
+fn scenario_24_packets_with_a_source_of_another_guest_are_dropped_and_counted() {
     let (scene, _agent) = open_scene();
     let (a, b) = (scene.guest("a").vm(), scene.guest("b").vm());
     let spoofed: Vec<_> = b
@@ -139,7 +139,7 @@ fn s24_packets_with_a_source_of_another_guest_are_dropped_and_counted() {
 }
 
 #[test]
-fn s10_packets_with_a_foreign_source_mac_are_dropped_and_counted() {
+fn scenario_10_packets_with_a_foreign_source_mac_are_dropped_and_counted() {
     let (scene, _agent) = open_scene();
     let mut frames = to_b(&scene, b"forbidden");
     for frame in &mut frames {
@@ -149,23 +149,25 @@ fn s10_packets_with_a_foreign_source_mac_are_dropped_and_counted() {
 }
 
 #[test]
-fn s25_a_source_of_an_address_pair_is_accepted_until_the_pair_is_removed() {
+fn scenario_25_a_source_of_an_address_pair_is_accepted_until_the_pair_is_removed() {
     let (scene, mut agent) = open_scene();
     let (a, b) = (scene.guest("a"), scene.guest("b"));
     let pair = |object: Object| {
         let own = [format!("{}/32", a.vm().v4()), format!("{}/128", a.vm().v6())];
         object.with(
             "ipNetworks",
-            [own[0].as_str(), &own[1], "10.99.0.0/24"]
+            [own[0].as_str(), &own[1], "10.99.0.0/24", "fd99::/64"]
                 .map(String::from)
                 .to_vec(),
         )
     };
-    let foreign: IpAddr = "10.99.0.7".parse().expect("an address");
-    let frame = Frame::from(a.vm(), 4000, at(b.vm().v4(), 4001))
-        .with_source(foreign)
-        .udp(b"forbidden");
-    expect_drops(&scene, std::slice::from_ref(&frame), DropReason::SourceAddress);
+    let frames = ["10.99.0.7", "fd99::7"].map(|foreign| {
+        let foreign: IpAddr = foreign.parse().expect("an address");
+        Frame::from(a.vm(), 4000, at(b.vm().address_like(foreign), 4001))
+            .with_source(foreign)
+            .udp(b"forbidden")
+    });
+    expect_drops(&scene, &frames, DropReason::SourceAddress);
     let addresses = |report: &calico_ebpf_userspace::report::AgentReport| {
         report
             .endpoints
@@ -174,21 +176,20 @@ fn s25_a_source_of_an_address_pair_is_accepted_until_the_pair_is_removed() {
             .sum::<usize>()
     };
     scene.manifests().put(&pair(workload_endpoint(a.vm())));
-    agent.wait_for("the pair is in force", |report| addresses(report) == 5);
+    agent.wait_for("the pair is in force", |report| addresses(report) == 6);
     let capture = b.capture();
-    a.tap().send(&frame).expect("write a frame");
-    assert!(
-        capture
-            .wait_for(LIMIT, |frame| contains(frame, b"forbidden"))
-            .is_some()
-    );
+    for frame in &frames {
+        a.tap().send(frame).expect("write a frame");
+        let seen = capture.wait_for(LIMIT, |seen| contains(seen, b"forbidden"));
+        assert!(seen.is_some(), "{frame:02x?}");
+    }
     scene.manifests().put(&workload_endpoint(a.vm()));
     agent.wait_for("the pair is gone", |report| addresses(report) == 4);
-    expect_drops(&scene, &[frame], DropReason::SourceAddress);
+    expect_drops(&scene, &frames, DropReason::SourceAddress);
 }
 
 #[test]
-fn s81_a_forwarded_packet_has_the_targets_macs_and_s80_one_hop_less() {
+fn scenario_80_and_81_a_forwarded_packet_has_the_targets_macs_and_one_hop_less() {
     let (scene, _agent) = open_scene();
     let (a, b) = (scene.guest("a"), scene.guest("b"));
     let capture = b.capture();
@@ -226,7 +227,7 @@ fn assert_checksum_of_ipv4_header_is_right(
 }
 
 #[test]
-fn s80_a_packet_whose_hops_are_spent_is_answered_by_the_host() {
+fn scenario_80_a_packet_whose_hops_are_spent_is_answered_by_the_host() {
     let (scene, _agent) = open_scene();
     let (a, b) = (scene.guest("a"), scene.guest("b"));
     let (answers, target) = (a.capture(), b.capture());
@@ -246,7 +247,7 @@ fn s80_a_packet_whose_hops_are_spent_is_answered_by_the_host() {
 }
 
 #[test]
-fn s08_the_host_answers_arp_for_the_gateway_with_its_own_mac() {
+fn scenario_08_the_host_answers_arp_for_the_gateway_with_its_own_mac() {
     let scene = Scene::new(&["a", "b"]);
     let _agent = scene.start_agent();
     let a = scene.guest("a");
@@ -262,7 +263,7 @@ fn s08_the_host_answers_arp_for_the_gateway_with_its_own_mac() {
 }
 
 #[test]
-fn s09_arp_with_a_sender_that_is_not_the_port_is_dropped_and_counted() {
+fn scenario_09_arp_with_a_sender_that_is_not_the_port_is_dropped_and_counted() {
     let (scene, _agent) = open_scene();
     let (a, b) = (scene.guest("a").vm(), scene.guest("b").vm());
     let mut wrong_mac = frames::arp_request(a.mac(), a.v4(), GATEWAY_V4);
@@ -272,7 +273,7 @@ fn s09_arp_with_a_sender_that_is_not_the_port_is_dropped_and_counted() {
 }
 
 #[test]
-fn s21_the_host_answers_neighbour_solicitations_for_its_link_local_address() {
+fn scenario_21_the_host_answers_neighbour_solicitations_for_its_link_local_address() {
     let scene = Scene::new(&["a"]);
     let _agent = scene.start_agent();
     let a = scene.guest("a");

@@ -17,7 +17,7 @@ use nix::net::if_::if_nametoindex;
 use crate::expect::{LIMIT, expect, expect_both};
 
 #[test]
-fn s16_a_dhcp_discover_reaches_the_server_on_the_host_while_everything_is_denied() {
+fn scenario_16_a_dhcp_discover_reaches_the_server_on_the_host_while_everything_is_denied() {
     let scene = Scene::new(&["vm"]);
     let socket = scene
         .host()
@@ -32,7 +32,7 @@ fn s16_a_dhcp_discover_reaches_the_server_on_the_host_while_everything_is_denied
 }
 
 #[test]
-fn s18_a_dhcpv6_solicit_reaches_the_server_on_the_host_while_everything_is_denied() {
+fn scenario_18_a_dhcpv6_solicit_reaches_the_server_on_the_host_while_everything_is_denied() {
     let scene = Scene::new(&["vm"]);
     let vm = scene.guest("vm");
     let _agent = scene.start_agent();
@@ -50,7 +50,7 @@ fn s18_a_dhcpv6_solicit_reaches_the_server_on_the_host_while_everything_is_denie
 }
 
 #[test]
-fn s19_dns_of_the_host_answers_while_everything_is_denied() {
+fn scenario_19_dns_of_the_host_answers_while_everything_is_denied() {
     let scene = Scene::new(&["vm"]);
     let _servers = [
         Server::udp(scene.host().namespace(), 53),
@@ -75,7 +75,7 @@ fn s19_dns_of_the_host_answers_while_everything_is_denied() {
 }
 
 #[test]
-fn s52_the_host_reaches_its_guests_while_everything_is_denied() {
+fn scenario_52_the_host_reaches_its_guests_while_everything_is_denied() {
     let scene = Scene::new(&["vm"]);
     let vm = scene.guest("vm");
     let _servers = [Server::tcp(vm.namespace(), 22), Server::udp(vm.namespace(), 161)];
@@ -86,7 +86,7 @@ fn s52_the_host_reaches_its_guests_while_everything_is_denied() {
 }
 
 #[test]
-fn s52_guests_do_not_reach_the_host_by_default_whatever_their_policy() {
+fn scenario_52_guests_do_not_reach_the_host_by_default_whatever_their_policy() {
     let scene = Scene::new(&["vm"]);
     scene.manifests().put(&allow_everything());
     let _server = Server::tcp(scene.host().namespace(), 22);
@@ -110,7 +110,7 @@ fn s52_guests_do_not_reach_the_host_by_default_whatever_their_policy() {
 }
 
 #[test]
-fn s52_guests_reach_the_host_when_the_action_is_accept_and_policy_allows() {
+fn scenario_52_guests_reach_the_host_when_the_action_is_accept_and_policy_allows() {
     let scene = Scene::new(&["vm"]);
     scene.manifests().put(&allow_everything());
     let _server = Server::tcp(scene.host().namespace(), 22);

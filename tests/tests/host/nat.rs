@@ -80,7 +80,7 @@ fn ask(namespace: &Netns, address: SocketAddr, bytes: usize) -> usize {
 }
 
 #[test]
-fn s20_metadata_on_loopback_answers_at_length_while_everything_is_denied() {
+fn scenario_20_metadata_on_loopback_answers_at_length_while_everything_is_denied() {
     let scene = Scene::new(&["vm"]);
     let _agent = scene.start_agent();
     let vm = scene.guest("vm");
@@ -91,7 +91,7 @@ fn s20_metadata_on_loopback_answers_at_length_while_everything_is_denied() {
 }
 
 #[test]
-fn s20_metadata_elsewhere_answers_too() {
+fn scenario_20_metadata_elsewhere_answers_too() {
     for (parameter, remote) in [(HOST_V4, false), (OUTSIDE_V4, true)] {
         let scene = Scene::new(&["vm"]);
         let _agent = scene
@@ -113,7 +113,7 @@ fn s20_metadata_elsewhere_answers_too() {
 }
 
 #[test]
-fn s20_a_metadata_service_that_is_down_refuses_and_one_that_is_switched_off_is_silent() {
+fn scenario_20_a_metadata_service_that_is_down_refuses_and_one_that_is_switched_off_is_silent() {
     for (address, expected) in [("127.0.0.1", Seen::Refused), ("none", Seen::Silent)] {
         let scene = Scene::new(&["vm"]);
         let _agent = scene.launcher().with("MetadataAddr", address).start(1);
@@ -155,7 +155,7 @@ fn metadata_opens_no_other_service_on_loopback() {
 }
 
 #[test]
-fn s20_a_request_to_metadata_finds_its_way_through_a_narrow_uplink() {
+fn scenario_20_a_request_to_metadata_finds_its_way_through_a_narrow_uplink() {
     let scene = Scene::new(&["vm"]);
     let _agent = scene
         .launcher()

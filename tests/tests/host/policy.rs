@@ -123,7 +123,7 @@ fn a_directory_that_vanishes_leaves_the_last_policy_in_force() {
 }
 
 #[test]
-fn s38_a_member_is_added_and_removed_by_a_label() {
+fn scenario_38_a_member_is_added_and_removed_by_a_label() {
     let scene = Scene::new(&["client", "db"]);
     let (client, db) = (scene.guest("client"), scene.guest("db"));
     let _server = Server::tcp(db.namespace(), 5432);
@@ -145,7 +145,7 @@ fn s38_a_member_is_added_and_removed_by_a_label() {
 }
 
 #[test]
-fn s33_tiers_profiles_and_network_sets_decide_in_order() {
+fn scenario_33_tiers_profiles_and_network_sets_decide_in_order() {
     let scene = Scene::new(&["client", "web"]);
     let (client, web) = (scene.guest("client").namespace(), scene.guest("web"));
     let _servers = [80, 81, 82].map(|port| Server::tcp(web.namespace(), port));

@@ -46,7 +46,7 @@ fn expect_nothing_got_out(host: &Host, server: &Server) {
 }
 
 #[test]
-fn s84_a_tap_that_is_made_anew_under_the_same_name_gets_its_policy_back() {
+fn scenario_84_a_tap_that_is_made_anew_under_the_same_name_gets_its_policy_back() {
     let mut scene = Scene::new(&["client", "web"]);
     let _servers = [80, 81].map(|port| Server::tcp(scene.guest("web").namespace(), port));
     scene.manifests().put(&allow_all_egress());
@@ -86,7 +86,7 @@ fn s84_a_tap_that_is_made_anew_under_the_same_name_gets_its_policy_back() {
 }
 
 #[test]
-fn a_tap_that_is_replaced_at_once_gets_its_policy_back() {
+fn scenario_84_a_tap_that_is_replaced_at_once_gets_its_policy_back() {
     let mut scene = Scene::new(&["client", "web"]);
     let _server = Server::tcp(scene.guest("web").namespace(), 80);
     scene.manifests().put(&allow_everything());
@@ -142,7 +142,7 @@ fn a_new_tap_without_an_endpoint_forwards_nothing() {
 }
 
 #[test]
-fn a_new_tap_forwards_nothing_while_the_agent_is_dead() {
+fn scenario_84_a_new_tap_forwards_nothing_while_the_agent_is_dead() {
     let scene = Scene::new(&["a"]);
     scene.manifests().put(&allow_everything());
     let vm = Vm::new("new", 9);

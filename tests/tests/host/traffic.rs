@@ -15,7 +15,7 @@ use calico_ebpf_tests::wait;
 use crate::expect::{LIMIT, expect, expect_both, time_until};
 
 #[test]
-fn s30_without_any_policy_guests_reach_nothing_and_each_drop_is_counted() {
+fn scenario_30_without_any_policy_guests_reach_nothing_and_each_drop_is_counted() {
     let scene = Scene::new(&["a", "b"]);
     let _servers = [
         Server::tcp(scene.guest("b").namespace(), 80),
@@ -61,7 +61,7 @@ fn tcp_udp_and_ping_between_guests_pass_where_policy_allows_and_nowhere_else() {
     expect_both(client, web, Question::Udp(81), Seen::Open);
     expect_both(client, web, Question::Udp(80), Seen::Silent);
     expect_both(client, web, Question::Ping, Seen::Open);
-    // s54: nothing opens the other direction.
+    // Nothing opens the other direction.
     expect_both(
         web.namespace(),
         scene.guest("client"),
@@ -77,7 +77,7 @@ fn a_port_that_is_allowed_and_not_served_is_refused_by_the_guest_itself() {
     let _agent = scene.start_agent();
     let client = scene.guest("client").namespace();
     expect_both(client, scene.guest("web"), Question::Tcp(4), Seen::Refused);
-    // s63: the ICMP error quotes a live flow.
+    // The ICMP error quotes a live flow.
     expect_both(client, scene.guest("web"), Question::Udp(4), Seen::Refused);
 }
 
@@ -107,7 +107,7 @@ fn a_member_of_a_group_reaches_what_its_group_may() {
 }
 
 #[test]
-fn s79_large_transfers_arrive_whole_as_super_frames() {
+fn scenario_79_large_transfers_arrive_whole_as_super_frames() {
     let scene = Scene::new(&["a", "b"]);
     scene.manifests().put(&allow_everything());
     let _agent = scene.start_agent();
@@ -143,7 +143,7 @@ fn guests_and_the_outside_reach_each_other_where_policy_allows() {
 }
 
 #[test]
-fn s71_a_flow_that_policy_no_longer_allows_stops_and_others_go_on() {
+fn scenario_71_a_flow_that_policy_no_longer_allows_stops_and_others_go_on() {
     let scene = Scene::new(&["a", "b"]);
     let (a, b) = (scene.guest("a").namespace(), scene.guest("b"));
     let kept = network_policy("kept", "name == 'b'").ingress(allow_tcp(9000));
@@ -152,36 +152,36 @@ fn s71_a_flow_that_policy_no_longer_allows_stops_and_others_go_on() {
     scene.manifests().put(&kept);
     scene.manifests().put(&doomed);
     let _agent = scene.start_agent();
-    let [goes_on, stops] = [9000, 9001].map(|port| {
-        let end = Arc::default();
-        let amount = Amount::Until(Arc::clone(&end));
-        let transfer = Transfer::start(a, b.namespace(), at(b.vm().v4(), port), amount).expect("transfer");
-        wait::until("the transfer is under way", LIMIT, || {
-            transfer.arrived() > 1 << 20
+    for address in b.vm().addresses() {
+        let [goes_on, stops] = [9000, 9001].map(|port| {
+            let end = Arc::default();
+            let amount = Amount::Until(Arc::clone(&end));
+            let transfer = Transfer::start(a, b.namespace(), at(address, port), amount).expect("transfer");
+            wait::until("the transfer is under way", LIMIT, || {
+                transfer.arrived() > 1 << 20
+            });
+            (transfer, end)
         });
-        (transfer, end)
-    });
-    scene.manifests().remove(&doomed);
-    time_until(a, b.vm().v4().into(), Question::Tcp(9001), Seen::Silent);
-    // What had passed before may still be on its way into the receiver.
-    let mut last = stops.0.arrived();
-    wait::until("the flow stops", LIMIT, || {
-        let other = goes_on.0.arrived();
-        wait::until("the other flow goes on", LIMIT, || {
-            goes_on.0.arrived() > other + (4 << 20)
+        scene.manifests().remove(&doomed);
+        time_until(a, address, Question::Tcp(9001), Seen::Silent);
+        // What had passed before may still be on its way into the receiver.
+        let mut last = stops.0.arrived();
+        wait::until("the flow stops", LIMIT, || {
+            let other = goes_on.0.arrived();
+            wait::until("the other flow goes on", LIMIT, || {
+                goes_on.0.arrived() > other + (4 << 20)
+            });
+            let now = stops.0.arrived();
+            std::mem::replace(&mut last, now) == now
         });
-        let now = stops.0.arrived();
-        std::mem::replace(&mut last, now) == now
-    });
-    goes_on.1.store(true, Ordering::Relaxed);
-    assert!(
-        goes_on
-            .0
-            .finish()
-            .expect("the other transfer ends well")
-            .is_whole()
-    );
-    assert_eq!(stops.0.arrived(), last);
+        goes_on.1.store(true, Ordering::Relaxed);
+        let outcome = goes_on.0.finish().expect("the other transfer ends well");
+        assert!(outcome.is_whole(), "{address}: {outcome:?}");
+        assert_eq!(stops.0.arrived(), last, "{address}");
+        stops.1.store(true, Ordering::Relaxed);
+        scene.manifests().put(&doomed);
+        time_until(a, address, Question::Tcp(9001), Seen::Refused);
+    }
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn advertisement(flags: u8, target: &str, about: &str, mac: [u8; 6]) -> Packet {
 }
 
 #[test]
-fn gratuitous_arp_in_both_forms_is_noted_for_its_sender_alone() {
+fn scenario_11_gratuitous_arp_in_both_forms_is_noted_for_its_sender_alone() {
     for operation in [REQUEST, REPLY] {
         let mut dataplane = open();
         let mac = dataplane.named("a").mac;
@@ -65,7 +65,7 @@ fn reverse_arp_is_dropped_and_noted() {
 }
 
 #[test]
-fn unsolicited_advertisement_is_noted() {
+fn scenario_11_an_unsolicited_advertisement_is_noted() {
     for (target, about) in [
         ("ff02::1", "fd00::1"),
         ("ff02::1", "fe80::f816:3eff:fe00:1"),
@@ -102,7 +102,7 @@ fn what_announces_nothing_is_not_noted() {
 }
 
 #[test]
-fn announcements_that_are_somebody_elses_are_dropped_and_not_noted() {
+fn scenario_11_announcements_that_are_somebody_elses_are_dropped_and_not_noted() {
     let mut dataplane = open();
     let [mac, other] = ["a", "b"].map(|name| dataplane.named(name).mac);
     let packets = [

@@ -268,7 +268,7 @@ fn scenario_77_headers_behind_the_fragment_header_are_walked() {
 }
 
 #[test]
-fn fragments_are_let_pass_by_the_policy_in_force_and_from_their_sender_only() {
+fn scenario_73_fragments_are_let_pass_by_the_policy_in_force_and_from_their_sender_only() {
     let mut dataplane = under(&[allow_all_egress(), b_receives(53)]);
     for family in families() {
         let fragments = datagram(family.a_to_b(4000, 53), 5);

@@ -251,6 +251,46 @@ fn scenario_64_and_65_an_error_whose_quotation_is_cut_is_dropped() {
 }
 
 #[test]
+fn scenario_65_packet_too_big_passes_to_the_sender_of_the_flow_that_it_quotes_and_to_nobody_else() {
+    const TOO_BIG: [u8; 2] = [2, 0];
+    let [_, v6] = families();
+    let mut dataplane = under(&[allow_all_egress()]);
+    let there = v6.a_to_far(4000, 80);
+    let router = Path::new((v6.host, 0), (v6.a, 0));
+    let about = |there: Path, length| router.error_about(&there.tcp_with("A", &[0; 1400]), TOO_BIG, length);
+    dataplane
+        .to_workload("a", &about(there, 1232), Origin::Remote)
+        .expect_drop(DropReason::IcmpUnrelated);
+    dataplane
+        .from_workload("a", &there.tcp("S"))
+        .expect_pass(PassReason::Remote);
+    // As much as fits into the smallest MTU (RFC 4443 section 3.2), and as little as has the ports.
+    for length in [1232, 48] {
+        dataplane
+            .to_workload("a", &about(there, length), Origin::Remote)
+            .expect_pass(PassReason::FromRemote);
+    }
+    for stray in [
+        about(there, 47),
+        about(v6.a_to_far(4001, 80), 1232),
+        about(there.back(), 1232),
+    ] {
+        dataplane
+            .to_workload("a", &stray, Origin::Remote)
+            .expect_drop(DropReason::IcmpUnrelated);
+    }
+    // b was not asked anything by that flow, and cannot say so to its sender.
+    let to_b = Path::new((v6.host, 0), (v6.b, 0)).error_about(&there.tcp("A"), TOO_BIG, 60);
+    dataplane
+        .to_workload("b", &to_b, Origin::Remote)
+        .expect_drop(DropReason::IcmpUnrelated);
+    let made_up = v6.a_to_b(0, 0).back().error_about(&there.tcp("A"), TOO_BIG, 60);
+    dataplane
+        .from_workload("b", &made_up)
+        .expect_drop(DropReason::IcmpUnrelated);
+}
+
+#[test]
 fn scenario_63_the_error_passes_also_where_policy_would_deny_its_type() {
     let deny =
         |version: u8, protocol: &str| json!({"action": "Deny", "ipVersion": version, "protocol": protocol});

@@ -3,7 +3,7 @@
 use calico_ebpf_common::expire::ExpireEntry;
 use calico_ebpf_common::maps;
 use calico_ebpf_common::verdict::DropReason;
-use calico_ebpf_tests::packets::{tcp, udp};
+use calico_ebpf_tests::packets::udp;
 use calico_ebpf_tests::programs::Dataplane;
 
 use crate::scene::{families, open};
@@ -126,17 +126,33 @@ fn scenario_68_expire_flows_deletes_only_entries_that_no_packet_touched() {
 fn scenario_68_expire_flows_takes_a_full_packet_of_entries() {
     let mut dataplane = open();
     let most = u16::try_from(calico_ebpf_common::expire::MAX_ENTRIES).expect("few");
-    for port in 1..=most {
-        dataplane.from_workload("a", &tcp(&format!("[fd00::1]:{port} -> [2001:db8::9]:80"), "S"));
+    for family in families() {
+        for port in 1..=most {
+            dataplane.from_workload("a", &family.a_to_far(port, 80).tcp("S"));
+        }
     }
-    let entries: Vec<ExpireEntry> = dataplane
-        .flows6()
+    let entry = |key: &[u8], last_seen: u64| {
+        let mut entry = ExpireEntry {
+            key: [0; 40],
+            last_seen,
+        };
+        entry.key[..key.len()].copy_from_slice(key);
+        entry
+    };
+    let (flows4, flows6) = (dataplane.flows4(), dataplane.flows6());
+    let entries4 = flows4
         .iter()
-        .map(|(key, flow)| ExpireEntry {
-            key: bytemuck::cast(*key),
-            last_seen: flow.last_seen,
-        })
-        .collect();
-    assert_eq!(dataplane.expire(6, &entries), u32::from(most));
+        .map(|(key, flow)| entry(bytemuck::bytes_of(key), flow.last_seen));
+    let entries6 = flows6
+        .iter()
+        .map(|(key, flow)| entry(bytemuck::bytes_of(key), flow.last_seen));
+    assert_eq!(
+        dataplane.expire(4, &entries4.collect::<Vec<_>>()),
+        u32::from(most)
+    );
+    assert_eq!(
+        dataplane.expire(6, &entries6.collect::<Vec<_>>()),
+        u32::from(most)
+    );
     assert_eq!(dataplane.flow_count(), 0);
 }

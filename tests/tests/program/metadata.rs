@@ -26,7 +26,7 @@ fn with_metadata(address: u32, policies: &[Object]) -> Dataplane {
 }
 
 #[test]
-fn contract_3_4_2_metadata_is_reached_while_everything_is_denied_and_answers_as_itself() {
+fn scenario_20_metadata_is_reached_while_everything_is_denied_and_answers_as_itself() {
     for (address, service, origin) in [
         (LOOPBACK, "127.0.0.1", Origin::Host),
         (HOST, "192.0.2.1", Origin::Host),

@@ -193,6 +193,26 @@ fn scenario_33_pass_goes_to_the_next_tier_and_what_decided_ends_it() {
 }
 
 #[test]
+fn scenario_44_a_log_rule_leaves_the_verdict_to_the_next_one() {
+    let log = json!({"action": "Log", "protocol": "TCP"});
+    check(
+        &mut under_rules(std::slice::from_ref(&log)),
+        &[],
+        &["tcp 80", "udp 53"],
+    );
+    check(
+        &mut under_rules(&[log.clone(), allow()]),
+        &["tcp 80", "udp 53"],
+        &[],
+    );
+    check(
+        &mut under_rules(&[log, deny(), allow()]),
+        &[],
+        &["tcp 80", "udp 53"],
+    );
+}
+
+#[test]
 fn scenario_46_the_rule_that_decided_is_counted_and_named_in_the_flow() {
     let rules = [
         json!({"action": "Allow", "protocol": "TCP", "destination": {"ports": [22]}}),

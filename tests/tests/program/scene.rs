@@ -67,9 +67,7 @@ pub(crate) fn fill(mut dataplane: Dataplane, policies: &[Object]) -> Dataplane {
         host.host_addresses
             .extend(["fe80::1", "127.0.0.1", "::1"].map(|text| text.parse::<IpAddr>().expect("an address")));
     });
-    for policy in policies {
-        dataplane.put(policy);
-    }
+    dataplane.put_all(policies);
     dataplane
 }
 
