@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::capture::{Capture, Listeners};
+use crate::evidence;
 use crate::host::{Host, skip_duplicate_address_detection};
 use crate::netns::Netns;
 use crate::tap::{LARGEST, Tap, VNET_HEADER};
@@ -257,7 +258,8 @@ impl Pump {
             if stop {
                 return;
             }
-            let from_guest = inner && Self::carry(&self.inner, &self.outer, &mut buffer, |_| {});
+            let from_guest =
+                inner && Self::carry(&self.inner, &self.outer, &mut buffer, evidence::frame_of_a_stack);
             let from_host = outer
                 && Self::carry(&self.outer, &self.inner, &mut buffer, |frame| {
                     self.largest.fetch_max(frame.len(), Ordering::Relaxed);
@@ -280,7 +282,7 @@ impl Pump {
             };
             see(buffer.get(VNET_HEADER..length).unwrap_or_default());
             // A device that is down or has no room loses the frame, as a network may.
-            drop(to.write(&buffer[..length]));
+            drop(to.carry(&buffer[..length]));
         }
         true
     }

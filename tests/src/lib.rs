@@ -10,6 +10,7 @@ pub mod capture;
 pub mod cloud;
 pub mod dhcp;
 pub mod etcd;
+mod evidence;
 pub mod fabric;
 pub mod felix;
 pub mod felix_oracle;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use crate::evidence;
 use crate::host::Host;
 use crate::packets::{self, Packet, Path};
 use crate::tap::{LARGEST, Tap, VNET_HEADER};
@@ -59,8 +60,14 @@ impl Port {
     ///
     /// When the tap is down.
     pub fn send(&self, packet: &Packet) {
-        let frame = packet.filled(self.mac, self.host_mac());
-        self.tap.send(&frame).expect("write a frame");
+        evidence::frame(packet.bytes());
+        self.write(packet);
+    }
+
+    fn write(&self, packet: &Packet) {
+        let mut buffer = vec![0; VNET_HEADER];
+        buffer.extend(packet.filled(self.mac, self.host_mac()));
+        self.tap.carry(&buffer).expect("write a frame");
     }
 
     /// Returns every frame that has arrived, and answers those that ask for one of the port's addresses.
@@ -84,7 +91,7 @@ impl Port {
         if let Some((sender, wanted)) = arp_question(frame)
             && self.owns(wanted.into())
         {
-            self.send(&packets::arp(2, self.mac, wanted, sender).to_mac(self.host_mac()));
+            self.write(&packets::arp(2, self.mac, wanted, sender).to_mac(self.host_mac()));
         }
         if let Some((sender, wanted)) = neighbor_question(frame)
             && self.owns(wanted.into())
@@ -97,7 +104,7 @@ impl Port {
                 SOLICITED_OVERRIDE,
                 &body,
             );
-            self.send(&answer.with_hop_limit(255));
+            self.write(&answer.with_hop_limit(255));
         }
     }
 

@@ -11,6 +11,7 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, Sockad
 use nix::sys::time::TimeVal;
 use serde::Serialize;
 
+use crate::evidence;
 use crate::netns::Netns;
 use crate::wait;
 
@@ -67,6 +68,7 @@ pub fn reach(from: &Netns, to: IpAddr, question: Question) -> Seen {
 
 /// Asks once from a namespace and waits for `limit` at most, which is not zero.
 pub fn reach_within(from: &Netns, to: IpAddr, question: Question, limit: Duration) -> Seen {
+    evidence::packet_to(to);
     let answer = from.run(|| match question {
         Question::Tcp(port) => TcpStream::connect_timeout(&SocketAddr::new(to, port), limit).map(drop),
         Question::Udp(port) => ask_udp(SocketAddr::new(to, port), limit),

@@ -27,6 +27,7 @@ use calico_ebpf_userspace::model::decode::decode;
 use calico_ebpf_userspace::model::resource::{MacAddress, Snapshot};
 use serde_json::json;
 
+use crate::evidence;
 use crate::manifests::{HOSTNAME, NAMESPACE, Object};
 use crate::packets::Packet;
 use loaded::{Loaded, Variant};
@@ -401,6 +402,7 @@ impl Dataplane {
     }
 
     fn run(&mut self, program: &str, bytes: &[u8], context: Context) -> Ran {
+        evidence::frame(bytes);
         let before = self.counters();
         let mut packet = vec![0; bytes.len() + 64];
         let mut answer = [0; SK_BUFF_BYTES];

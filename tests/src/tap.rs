@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
+use crate::evidence;
 use crate::netns::Netns;
 
 /// Bytes of the virtio-net header in front of each frame (`virtio_net_hdr_mrg_rxbuf`).
@@ -64,6 +65,12 @@ impl Tap {
     ///
     /// What the kernel says: `EIO` while the device is down, `EINVAL` for a header that it does not accept.
     pub fn write(&self, header_and_frame: &[u8]) -> io::Result<()> {
+        evidence::frame(header_and_frame.get(VNET_HEADER..).unwrap_or_default());
+        self.carry(header_and_frame)
+    }
+
+    /// As [`Self::write`], for a frame that no test made.
+    pub(crate) fn carry(&self, header_and_frame: &[u8]) -> io::Result<()> {
         let length = (&self.file).write(header_and_frame)?;
         assert_eq!(length, header_and_frame.len(), "a tap takes whole frames");
         Ok(())

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::evidence;
 use crate::netns::Netns;
 use crate::probe::unspecified_like;
 
@@ -181,6 +182,7 @@ impl Transfer {
         amount: Amount,
         bytes_per_second: u32,
     ) -> io::Result<Self> {
+        evidence::packet_to(address.ip());
         let any = SocketAddr::new(unspecified_like(address.ip()), address.port());
         let listener = to.run(|| TcpListener::bind(any))?;
         let mut outgoing = from.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)))?;
@@ -360,6 +362,7 @@ pub struct Stream {
 ///
 /// When a socket cannot be made.
 pub fn datagrams(from: &Netns, to: &Netns, address: SocketAddr, time: Duration) -> io::Result<Stream> {
+    evidence::packet_to(address.ip());
     let sink = to.run(|| UdpSocket::bind(address))?;
     sink.set_read_timeout(Some(Duration::from_millis(200)))?;
     let source = from.run(|| {

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{self, MsgFlags};
 
+use crate::evidence;
 use crate::netns::Netns;
 
 /// Bytes of frames that may wait to be read.
@@ -35,6 +36,7 @@ impl Wire {
     ///
     /// When the kernel refuses it.
     pub fn send(&self, frame: &[u8]) {
+        evidence::frame(frame);
         let sent = socket::send(self.0.as_raw_fd(), frame, MsgFlags::empty());
         assert_eq!(sent, Ok(frame.len()), "a packet socket takes whole frames");
     }

@@ -14,6 +14,7 @@ mod lint;
 mod package;
 mod progress;
 mod release;
+mod scenarios;
 mod setup;
 mod stack;
 mod test;
@@ -51,6 +52,7 @@ enum Task {
     Lint(lint::Arguments),
     Package(package::Arguments),
     Docs(docs::Arguments),
+    Scenarios(scenarios::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -77,5 +79,6 @@ fn run(task: &Task) -> Result<()> {
         Task::Lint(arguments) => lint::run(arguments),
         Task::Package(arguments) => package::run(arguments),
         Task::Docs(arguments) => docs::run(arguments),
+        Task::Scenarios(arguments) => scenarios::run(arguments),
     }
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: the rings that run on this machine's own kernel.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -7,6 +8,7 @@ use clap::ValueEnum;
 
 use crate::build_ebpf::{self, Flavour};
 use crate::progress::headline;
+use crate::scenarios::Evidence;
 use crate::setup::{self, Need};
 use crate::test_report::TestReport;
 use crate::{command, package, test_fuel_kernel, test_fuel_plugin, test_vm, workspace};
@@ -103,13 +105,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         nextest.env("CALICO_EBPF_DEB", packages.deb);
         nextest.env("CALICO_EBPF_RPM", packages.rpm);
     }
+    let evidence = Evidence::start()?;
+    let (variable, folder) = evidence.variable();
+    nextest.env(variable, folder);
     let mut report = TestReport::start(arguments.ring.map_or("tests", Ring::report));
+    let results = workspace::target_dir()?.join("nextest/default/junit.xml");
+    if results.exists() {
+        fs::remove_file(&results).with_context(|| results.display().to_string())?;
+    }
     let ended = command::run(&mut nextest);
+    if !results.exists() {
+        return ended;
+    }
+    report.take_junit(&results)?;
+    let whole = arguments.filters.is_empty() && arguments.ring.is_none();
+    let judged = evidence.judge(&report, whole);
     if arguments.filters.is_empty() {
-        report.take_junit(&workspace::target_dir()?.join("nextest/default/junit.xml"))?;
         report.write()?;
     }
-    ended
+    ended.and(judged)
 }
 
 /// Returns cargo's setting that puts `CALICO_EBPF_OBJECT` into the environment of the tests alone: the agent's build

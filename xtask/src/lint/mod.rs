@@ -14,7 +14,7 @@ use crate::build_ebpf::{self, Flavour};
 use crate::kernel_toolchain::{self, Choice, Toolchain};
 use crate::progress::headline;
 use crate::setup::{self, CARGO_DENY, Need};
-use crate::{command, workspace};
+use crate::{command, scenarios, workspace};
 
 /// Checks format, lints, directions, file lengths, licences and scripts
 #[derive(clap::Args)]
@@ -37,6 +37,7 @@ type Check = (&'static str, fn() -> Result<()>);
 const CHECKS: &[Check] = &[
     ("arrows", check_arrows),
     ("file length", check_length),
+    ("scenarios", scenarios::check_source),
     ("rustfmt", check_format),
     ("shellcheck", check_scripts),
     ("licences, bans, sources", check_dependencies),
