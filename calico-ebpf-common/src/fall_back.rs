@@ -15,8 +15,9 @@ use crate::policy::Cell;
 
 /// Lines of bits that a row may have.
 pub const MAX_WIDTH: u32 = 256;
-/// Tiers that a direction may have, the profiles being one: each may be left by a `Pass`, which takes a round of its own.
-pub const MAX_TIERS: u32 = 256;
+/// Tiers that a direction may have, the profiles being one: each begins at a word. Each may be left by a `Pass`, which takes
+/// a round of its own.
+pub const MAX_TIERS: u32 = MAX_WIDTH * DOUBLES;
 /// Rules in a line of bits.
 pub const RULES_PER_LINE: u32 = 64 * DOUBLES;
 /// Rows that no look-up gives: the tables are broken.
@@ -108,7 +109,7 @@ pub fn walk(mut step: impl FnMut(u64) -> u64) -> Cell {
         state = step(state);
         if state & DECIDED != 0 {
             let logged = (state >> LOGGED_SHIFT) as u32 & 1;
-            return Cell(state as u32 | logged * Cell::new(false, true, 0).0);
+            return Cell(state as u32 | (logged * Cell::new(false, true, 0).0));
         }
     }
     Cell::DENY
@@ -119,7 +120,7 @@ pub fn walk(mut step: impl FnMut(u64) -> u64) -> Cell {
 pub fn step<L: Lines + ?Sized>(lines: &L, cell: Cell, address_rows: u64, port_rows: u64, state: u64) -> u64 {
     match checked_step(lines, cell, address_rows, port_rows, state) {
         Some(state) => state,
-        None => DECIDED | Cell::DENY.0 as u64,
+        None => DECIDED | u64::from(Cell::DENY.0),
     }
 }
 

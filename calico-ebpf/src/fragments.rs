@@ -114,7 +114,7 @@ impl Part {
             return Ok(());
         }
         CEBPF_DATAGRAMS
-            .insert(&self.key, &self.datagram, u64::from(BPF_ANY))
+            .insert(self.key, self.datagram, u64::from(BPF_ANY))
             .or(Err(DropReason::FragmentTableFull))
     }
 
@@ -122,7 +122,7 @@ impl Part {
     #[inline(always)]
     pub(crate) fn follow<F: Family>(&mut self, packet: &Packet<F>) -> Result<Packet<F>, DropReason> {
         let seen = CEBPF_DATAGRAMS
-            .get_ptr(&self.key)
+            .get_ptr(self.key)
             .ok_or(DropReason::FragmentWithoutFirst)?;
         // SAFETY: points to a map value. It may be used again for another datagram meanwhile: what is decided on this
         // copy is written back by key only.
@@ -155,7 +155,7 @@ impl Part {
     #[inline(always)]
     fn forget(&self) {
         if !settings::dry_run() {
-            let _ = CEBPF_DATAGRAMS.remove(&self.key);
+            let _ = CEBPF_DATAGRAMS.remove(self.key);
         }
     }
 }

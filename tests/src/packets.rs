@@ -107,11 +107,12 @@ impl Packet {
     /// Makes a fragment of the packet's datagram: any `payload` at any offset, which is a multiple of eight.
     #[must_use]
     pub fn fragment(&self, id: u16, offset: usize, more: bool, payload: &[u8]) -> Self {
+        const FRAGMENT: u8 = 44;
         let offset = u16::try_from(offset).expect("an offset in a datagram");
         let header = &self.0[..self.transport()];
         let mut bytes = header.to_vec();
         if self.is_ipv4() {
-            let bits = offset / 8 | if more { 0x2000 } else { 0 };
+            let bits = (offset / 8) | if more { 0x2000 } else { 0 };
             let total = u16::try_from(header.len() - ETHERNET_BYTES + payload.len()).expect("a packet");
             bytes.extend(payload);
             return Self(bytes)
@@ -120,7 +121,6 @@ impl Packet {
                 .with(ETHERNET_BYTES + 6, &bits.to_be_bytes())
                 .with_header_checksum();
         }
-        const FRAGMENT: u8 = 44;
         let next = std::mem::replace(&mut bytes[ETHERNET_BYTES + 6], FRAGMENT);
         bytes.extend([next, 0]);
         bytes.extend((offset | u16::from(more)).to_be_bytes());

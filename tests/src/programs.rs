@@ -3,11 +3,13 @@
 //! A run needs an interface that exists. It is `lo`, number 1, in every network namespace: the workload whose hook
 //! is run gets that number in the table, the others keep numbers that no packet is ever sent to.
 
+mod events;
 mod hooks;
 mod loaded;
 mod object;
 mod ran;
 mod reading;
+mod workload;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -25,10 +27,9 @@ use calico_ebpf_userspace::dataplane::answer_sources::AnswerSources;
 use calico_ebpf_userspace::dataplane::assignments::Assignments;
 use calico_ebpf_userspace::model::decode::decode;
 use calico_ebpf_userspace::model::resource::{MacAddress, Snapshot};
-use serde_json::json;
 
 use crate::evidence;
-use crate::manifests::{HOSTNAME, NAMESPACE, Object};
+use crate::manifests::{HOSTNAME, Object};
 use crate::packets::Packet;
 use loaded::{Loaded, Variant};
 use ran::{Context, SK_BUFF_BYTES, SK_BUFF_MARK, TC_ACT_REDIRECT};
@@ -37,6 +38,8 @@ use reading::difference;
 pub use hooks::{Hook, Hooks, Packets, Table};
 pub use object::object_path;
 pub use ran::{Counted, Ran};
+pub use workload::Workload;
+use workload::{endpoint_object, tap};
 
 /// Number of `lo`.
 const LO: u32 = 1;
@@ -86,13 +89,6 @@ pub struct Dataplane {
     limits: Limits,
 }
 
-/// A workload and its tap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Workload {
-    pub mac: [u8; 6],
-    pub tap_mac: [u8; 6],
-}
-
 impl Default for Dataplane {
     fn default() -> Self {
         Self::new()
@@ -110,12 +106,25 @@ impl Dataplane {
         Self::load(settings, 4096)
     }
 
+    /// Loads the programs with so many lines of policy table.
+    pub fn with_lines(lines: u32) -> Self {
+        Self::load_with(&[], 4096, lines)
+    }
+
     /// Loads the programs with settings and room for `flows` flows of each family.
     pub fn load(overrides: &[(&str, u32)], flows: u32) -> Self {
+        Self::load_with(overrides, flows, POLICY_LINES)
+    }
+
+    fn load_with(overrides: &[(&str, u32)], flows: u32, lines: u32) -> Self {
         let mut settings = BTreeMap::from([(settings::ENDPOINT_TO_HOST_ACCEPT.to_owned(), 1)]);
         settings.extend(overrides.iter().map(|(name, value)| ((*name).to_owned(), *value)));
         Self {
-            loaded: Some(Loaded::take(Variant { settings, flows })),
+            loaded: Some(Loaded::take(Variant {
+                settings,
+                flows,
+                lines,
+            })),
             snapshot: Snapshot::new(),
             workload_source_spoofing: false,
             state: EffectiveState::default(),
@@ -464,24 +473,4 @@ impl Drop for Dataplane {
             loaded.give_back();
         }
     }
-}
-
-fn tap(name: &str) -> String {
-    format!("tap{name}")
-}
-
-fn endpoint_object(name: &str, mac: [u8; 6], addresses: &[&str]) -> Object {
-    let doubled = HOSTNAME.replace('-', "--");
-    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-    let spec = json!({
-        "orchestrator": "openstack",
-        "workload": name,
-        "node": HOSTNAME,
-        "endpoint": format!("port{name}"),
-        "interfaceName": tap(name),
-        "mac": mac,
-        "ipNetworks": addresses,
-    });
-    let full_name = format!("{doubled}-openstack-{name}-port{name}");
-    Object::new("WorkloadEndpoint", NAMESPACE, &full_name, &spec).label("name", name)
 }

@@ -12,7 +12,8 @@ use crate::{build, command, workspace};
 /// Builds everything for speed and runs the benchmarks
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Arguments of the benchmarks: names, and `--json` for one document on standard output and nothing else
+    /// Arguments of the benchmarks: names, and `--json` for one document on standard output and nothing else; `policy`
+    /// also takes `--only ROW`, `--rounds N`, `--quick` and `--write-docs`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
 }

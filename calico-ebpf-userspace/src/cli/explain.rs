@@ -8,7 +8,7 @@ use calico_ebpf_common::port::protocol;
 use clap::Args;
 
 use super::arguments::ConfigArguments;
-use super::failure::{Ending, Failure, NOTHING_THERE, USAGE};
+use super::failure::{Ending, Failure, NOT_PERMITTED, NOTHING_THERE, USAGE};
 use super::output::{OutputArguments, Page, Tone};
 use crate::dataplane::dry_run::{DryRunError, KnownFlows};
 use crate::dataplane::pins::Pins;
@@ -130,6 +130,11 @@ fn failure(error: anyhow::Error) -> Failure {
             NOTHING_THERE,
             "No agent has run here. Start it with `calico-ebpf run`; if it runs with another BPFPinDir, give the same with \
              --set BPFPinDir=DIR.",
+        ),
+        Some(DryRunError::NotPermitted(_)) => Failure::new(
+            error,
+            NOT_PERMITTED,
+            "The dataplane's programs are root's: run the command as root.",
         ),
         Some(DryRunError::OtherBuild) => Failure::new(
             error,

@@ -92,8 +92,11 @@ pub(super) fn execute(arguments: &Arguments) -> Result<Ending, Failure> {
         shown: 0,
         missed: Missed::default(),
     };
+    let signals = signals()?;
+    // What was missed before is of another watch.
+    watch.tell_missed()?;
     anstream::eprintln!("Watching; Ctrl-C ends it.");
-    match watch.run() {
+    match watch.run(&signals) {
         Err(failure) if is_closed_output(&failure) => {}
         result => result?,
     }
@@ -125,19 +128,21 @@ struct MissedView<'a> {
 }
 
 impl Watch<'_> {
-    fn run(&mut self) -> Result<(), Failure> {
-        let signals = signals()?;
+    fn run(&mut self, signals: &SignalFd) -> Result<(), Failure> {
         let end = self
             .arguments
             .seconds
             .map(|seconds| Instant::now() + Duration::from_secs(seconds));
-        self.tell_missed()?;
         let mut turn = Instant::now() + TURN;
         loop {
             let now = Instant::now();
             if now >= turn {
                 turn = now + TURN;
-                self.reader.renew()?;
+                if !self.reader.renew()? {
+                    anstream::eprintln!(
+                        "This command was held up for some seconds, in which nothing was told."
+                    );
+                }
                 self.tell_missed()?;
                 if !self.reader.is_in_force() {
                     let error =
@@ -150,7 +155,7 @@ impl Watch<'_> {
                 }
             }
             let next = end.map_or(turn, |end| end.min(turn));
-            let (readable, ended) = wait(&self.reader, &signals, next.saturating_duration_since(now))?;
+            let (readable, ended) = wait(&self.reader, signals, next.saturating_duration_since(now))?;
             if readable && self.show_events()? {
                 return self.tell_missed();
             }

@@ -169,7 +169,6 @@ pub(super) fn write_endpoints(
             loose_until: place.interface.map_or(0, |interface| interface.loose_until),
             nats: first_nat,
             nat_count,
-            ..Endpoint::default()
         };
     }
     let lines: Vec<Line> = table.iter().map(line_of).collect();

@@ -121,12 +121,7 @@ pub fn build(input: &TableInput<'_>, ids: &mut RuleIds) -> Result<BuiltTable, Ta
             lowered: &lowered,
             engines: &engines,
         };
-        // What has no room to grow is written anew with each change, rather than not at all.
-        let written = match plan.write(Room::ToGrow) {
-            Err(TableError::TooLarge { .. }) => plan.write(Room::Tight).map(|written| (written, Room::Tight)),
-            written => written.map(|written| (written, Room::ToGrow)),
-        };
-        match written {
+        match plan.write_somehow() {
             Err(TableError::TooLarge { lines, max_lines }) if engines.make_room(lines, max_lines) => {}
             written => break written?,
         }
@@ -200,6 +195,14 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
+    /// Writes with room to grow, or else without: what has none is written anew with each change.
+    fn write_somehow(&self) -> Result<(Written, Room), TableError> {
+        match self.write(Room::ToGrow) {
+            Err(TableError::TooLarge { .. }) => Ok((self.write(Room::Tight)?, Room::Tight)),
+            written => Ok((written?, Room::ToGrow)),
+        }
+    }
+
     fn write(&self, growth: Room) -> Result<Written, TableError> {
         let input = self.input;
         let mut problems = EndpointProblems::new();

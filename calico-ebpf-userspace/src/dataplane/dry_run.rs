@@ -3,6 +3,7 @@
 //! What is asked is the real program: built from the same object, with the settings that the live one has, on the same
 //! maps. Only what it would write is left out (`DRY_RUN`), and its program array is its own.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -15,7 +16,7 @@ use calico_ebpf_common::event::{
     FATE_COUNTER, FATE_JUDGED, FATE_KNOWN, WORD_EGRESS, WORD_FATE, WORD_INGRESS,
 };
 use calico_ebpf_common::maps::{self, settings};
-use calico_ebpf_common::policy::Cell;
+use calico_ebpf_common::policy;
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
@@ -31,6 +32,9 @@ pub enum DryRunError {
     /// Nothing is pinned: no agent has run, or `cleanup` was done.
     #[error("no programs at {0:?}")]
     NoPrograms(std::path::PathBuf),
+    /// Pinned programs are root's.
+    #[error("no right to open {0:?}")]
+    NotPermitted(std::path::PathBuf),
     #[error("the programs in the kernel are of another build than this command")]
     OtherBuild,
     #[error(transparent)]
@@ -67,7 +71,7 @@ pub enum Fate {
 pub struct Answer {
     pub fate: Fate,
     /// Cells of the flow's originator (egress) and responder (ingress), if policy was asked.
-    pub cells: Option<[Cell; 2]>,
+    pub cells: Option<[policy::Cell; 2]>,
     /// The frame as it would go on.
     pub frame: Vec<u8>,
 }
@@ -84,9 +88,13 @@ impl DryRun {
     /// # Errors
     /// When nothing is pinned, when what is pinned is of another build, and when the kernel refuses something.
     pub fn load(pins: &Pins, flows: KnownFlows) -> Result<Self, DryRunError> {
-        let directory = pins.program(maps::PROGRAM_FROM_WORKLOAD);
-        if !directory.exists() {
-            return Err(DryRunError::NoPrograms(directory));
+        let path = pins.program(maps::PROGRAM_FROM_WORKLOAD);
+        match std::fs::symlink_metadata(&path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(DryRunError::NotPermitted(path));
+            }
+            Err(_) => return Err(DryRunError::NoPrograms(path)),
         }
         let live = live_programs(pins)?;
         let settings = live_settings(&live[0])?;
@@ -98,11 +106,17 @@ impl DryRun {
             KnownFlows::Live => BTreeMap::new(),
             KnownFlows::None => BTreeMap::from([(maps::FLOWS4, 1), (maps::FLOWS6, 1)]),
         };
-        // A map without a pin would be pinned by the load: only what is there is asked for.
+        // The load would pin a map that has no pin: only what is there is asked for.
+        let is_whole = Cell::new(true);
         let object = load_object(&settings, &sizes, |name| {
             let path = pins.map(name);
-            (!is_own(name) && path.exists()).then_some(path)
+            let is_there = path.exists();
+            is_whole.set(is_whole.get() && (is_there || is_own(name)));
+            (is_there && !is_own(name)).then_some(path)
         })?;
+        if !is_whole.get() {
+            return Err(DryRunError::OtherBuild);
+        }
         let dry_run = Self { object };
         for (name, live) in ATTACHED.into_iter().zip(&live) {
             let own = dry_run.program(name)?.info().context("cannot see the program")?;
@@ -158,7 +172,7 @@ impl DryRun {
             };
             format!("{name} {verdict} the packet and does not say why")
         })?;
-        let cells = [WORD_EGRESS, WORD_INGRESS].map(|index| Cell(word(index)));
+        let cells = [WORD_EGRESS, WORD_INGRESS].map(|index| policy::Cell(word(index)));
         Ok(Answer {
             fate: found,
             cells: (fate & FATE_JUDGED != 0).then_some(cells),

@@ -63,6 +63,7 @@ pub struct EventReader {
     pin: PathBuf,
     /// Events before it are of another watch.
     begun_ns: u64,
+    deadline_ns: u64,
     _lock: File,
 }
 
@@ -83,19 +84,25 @@ impl EventReader {
             map_id: MapInfo::from_pin(&pin)?.id(),
             pin,
             begun_ns: monotonic_ns()?,
+            deadline_ns: 0,
             _lock: lock,
         };
         reader.renew()?;
         Ok(reader)
     }
 
-    /// Puts the programs' deadline off. To be called at least every second.
+    /// Puts the programs' deadline off. To be called at least every second. Returns whether it came in time: what happened
+    /// after the deadline was not told.
     ///
     /// # Errors
     /// When the map cannot be written.
-    pub fn renew(&mut self) -> Result<(), WatchError> {
+    pub fn renew(&mut self) -> Result<bool, WatchError> {
         let lease = u64::try_from(LEASE.as_nanos()).unwrap_or(u64::MAX);
-        Ok(self.watched.set(0, monotonic_ns()?.saturating_add(lease), 0)?)
+        let now = monotonic_ns()?;
+        let in_time = now < self.deadline_ns;
+        self.deadline_ns = now.saturating_add(lease);
+        self.watched.set(0, self.deadline_ns, 0)?;
+        Ok(in_time)
     }
 
     /// Returns the next event, if there is one.

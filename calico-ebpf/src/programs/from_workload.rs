@@ -234,7 +234,7 @@ fn try_unsettled<F: Family, const NAT: u32>(
 ) -> Result<Action, DropReason> {
     let tables = Tables::active()?;
     let sender = Sender::of(&tables, skb)?;
-    let packet = F::parse_with_ports(skb)?;
+    let packet = F::parse_with_ports(skb)?.forget_way(skb);
     if host::is_dhcp_server(&packet) {
         return Err(DropReason::DhcpServer);
     }

@@ -8,9 +8,9 @@ use calico_ebpf_common::moved_port::{NAT_PORT_ONLY, moved_flags, moved_port};
 use calico_ebpf_common::nat::NAT_LOWEST;
 use calico_ebpf_common::verdict::DropReason;
 
+use super::drop_silently;
 use super::from_workload::{Sender, send};
 use super::from_workload_nat::{Translation, answer, carry};
-use super::{ANSWER4, ANSWER6, refuse};
 use crate::conntrack::{self, Seen};
 use crate::family::{V4, V6};
 use crate::forward::{self, Action};
@@ -25,21 +25,21 @@ use crate::tables::Tables;
 /// Moves the port of what has no tuple of its own.
 #[classifier]
 pub(crate) fn from_workload_clash4(context: TcContext) -> i32 {
-    verdict::<V4, ANSWER4>(&context)
+    verdict::<V4>(&context)
 }
 
 /// As [`from_workload_clash4`], for IPv6.
 #[classifier]
 pub(crate) fn from_workload_clash6(context: TcContext) -> i32 {
-    verdict::<V6, ANSWER6>(&context)
+    verdict::<V6>(&context)
 }
 
 #[inline(always)]
-fn verdict<F: Rewrite, const ANSWER: u32>(context: &TcContext) -> i32 {
+fn verdict<F: Rewrite>(context: &TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
     match try_clash::<F>(&skb) {
         Ok(action) => action,
-        Err(reason) => refuse::<ANSWER>(context, &skb, reason, 0),
+        Err(reason) => drop_silently(&skb, reason),
     }
 }
 

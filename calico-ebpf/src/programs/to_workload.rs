@@ -264,7 +264,7 @@ fn try_unsettled<F: Family, const NAT: u32>(
 ) -> Result<Action, DropReason> {
     let tables = Tables::active()?;
     let receiver = Receiver::of(&tables, skb)?;
-    let packet = F::parse_with_ports(skb)?;
+    let packet = F::parse_with_ports(skb)?.forget_way(skb);
     if packet.kind == PacketKind::IcmpError {
         if F::quoted_slots(skb, false)?.source != receiver.slot {
             return Err(DropReason::IcmpUnrelated);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use calico_ebpf_userspace::calc::effective::{EffectiveEndpoint, EffectiveState, PacketFacts};
 use calico_ebpf_userspace::model::name::ResourceKey;
+use ipnet::IpNet;
 
 use crate::netns::Netns;
 use crate::packets::Path;
@@ -50,6 +51,8 @@ pub struct Oracle {
     /// Other ends of the taps, by number, and of the uplink.
     taps: Vec<Wire>,
     uplink: Wire,
+    /// Prefixes that lead to a tap.
+    routes: BTreeSet<(IpNet, String)>,
 }
 
 impl Oracle {
@@ -102,6 +105,7 @@ impl Oracle {
             taps: (1..=taps).map(|number| tap(&format!("vm{number}"))).collect(),
             uplink: tap("world"),
             host,
+            routes: BTreeSet::new(),
         }
     }
 
@@ -110,7 +114,7 @@ impl Oracle {
     /// # Errors
     ///
     /// When a rule cannot be told to iptables.
-    pub fn enforce(&self, state: &EffectiveState) -> Result<(), NotExpressible> {
+    pub fn enforce(&mut self, state: &EffectiveState) -> Result<(), NotExpressible> {
         let rules = rules::render(state)?;
         for program in self.restore {
             self.host
@@ -121,17 +125,33 @@ impl Oracle {
         for (program, filter) in self.restore.iter().zip(&rules.filter) {
             self.host.feed(program, &[], filter);
         }
-        let mut lines = String::new();
+        self.route(state);
+        Ok(())
+    }
+
+    /// Makes the addresses of all endpoints, and no others, lead to their taps.
+    fn route(&mut self, state: &EffectiveState) {
+        let mut routes = BTreeSet::new();
+        let mut neighbors = Vec::new();
         for endpoint in state.endpoints.values() {
             let (tap, mac) = (&endpoint.interface_name, text(mac_of(endpoint)));
             for net in &endpoint.ip_networks {
+                routes.insert((*net, tap.clone()));
                 let address = net.addr();
-                lines += &format!("route replace {net} dev {tap}\n");
-                lines += &format!("neigh replace {address} lladdr {mac} dev {tap} nud permanent\n");
+                neighbors.push(format!(
+                    "neigh replace {address} lladdr {mac} dev {tap} nud permanent"
+                ));
             }
         }
-        self.host.ip(&lines);
-        Ok(())
+        let gone = self.routes.difference(&routes);
+        let new = routes.difference(&self.routes);
+        let lines: Vec<String> = gone
+            .map(|(net, tap)| format!("route del {net} dev {tap}"))
+            .chain(new.map(|(net, tap)| format!("route add {net} dev {tap}")))
+            .chain(neighbors)
+            .collect();
+        self.host.ip(&lines.join("\n"));
+        self.routes = routes;
     }
 
     /// Sends packets and returns which of them arrive.
@@ -184,7 +204,7 @@ impl Oracle {
         let far = IpAddr::from([198, 51, 100, 200]);
         for endpoint in state.endpoints.values() {
             let networks = endpoint.ip_networks.iter();
-            let Some(own) = networks.map(ipnet::IpNet::addr).find(IpAddr::is_ipv4) else {
+            let Some(own) = networks.map(IpNet::addr).find(IpAddr::is_ipv4) else {
                 continue;
             };
             let sentinel = |from, to| {

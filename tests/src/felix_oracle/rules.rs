@@ -109,38 +109,38 @@ impl Family<'_> {
             let (from, to) = (format!("cali-fw-{tap}"), format!("cali-tw-{tap}"));
             self.add("cali-from", &format!("-i {tap} -g {from}"));
             self.add("cali-to", &format!("-o {tap} -g {to}"));
-            self.direction(from, &endpoint.policy.egress)?;
-            self.direction(to, &endpoint.policy.ingress)?;
+            self.direction(&from, &endpoint.policy.egress)?;
+            self.direction(&to, &endpoint.policy.ingress)?;
         }
         self.add("cali-from", "-j DROP");
         self.add("cali-to", "-j DROP");
         Ok(())
     }
 
-    fn direction(&mut self, chain: String, policy: &DirectionPolicy) -> Result<(), NotExpressible> {
-        self.chains.push(chain.clone());
-        self.add(&chain, "-j MARK --set-xmark 0x0/0x30000");
+    fn direction(&mut self, chain: &str, policy: &DirectionPolicy) -> Result<(), NotExpressible> {
+        self.chains.push(chain.to_owned());
+        self.add(chain, "-j MARK --set-xmark 0x0/0x30000");
         for tier in &policy.tiers {
-            self.add(&chain, "-j MARK --set-xmark 0x0/0x20000");
+            self.add(chain, "-j MARK --set-xmark 0x0/0x20000");
             for policy in &tier.policies {
                 let list = self.list(&policy.rules)?;
-                self.add(&chain, &format!("-m mark --mark 0x0/0x20000 -j {list}"));
-                self.add(&chain, "-m mark --mark 0x10000/0x10000 -j RETURN");
+                self.add(chain, &format!("-m mark --mark 0x0/0x20000 -j {list}"));
+                self.add(chain, "-m mark --mark 0x10000/0x10000 -j RETURN");
             }
             if !tier.default_pass {
-                self.add(&chain, "-m mark --mark 0x0/0x20000 -j DROP");
+                self.add(chain, "-m mark --mark 0x0/0x20000 -j DROP");
             }
         }
-        self.add(&chain, "-j MARK --set-xmark 0x0/0x20000");
+        self.add(chain, "-j MARK --set-xmark 0x0/0x20000");
         for profile in &policy.profiles {
             let Some(rules) = &profile.rules else { break };
             let list = self.list(rules)?;
-            self.add(&chain, &format!("-j {list}"));
-            self.add(&chain, "-m mark --mark 0x10000/0x10000 -j RETURN");
+            self.add(chain, &format!("-j {list}"));
+            self.add(chain, "-m mark --mark 0x10000/0x10000 -j RETURN");
             // There is no next tier behind the profiles.
-            self.add(&chain, "-m mark --mark 0x20000/0x20000 -j DROP");
+            self.add(chain, "-m mark --mark 0x20000/0x20000 -j DROP");
         }
-        self.add(&chain, "-j DROP");
+        self.add(chain, "-j DROP");
         Ok(())
     }
 

@@ -8,9 +8,11 @@ use calico_ebpf_common::maps::{self, Counter, settings};
 use calico_ebpf_userspace::compile::amend::Write;
 use calico_ebpf_userspace::dataplane::policy_map::PolicyMap;
 
+use super::POLICY_LINES;
 use super::loaded::{Loaded, Variant};
 use super::object::map_data;
 use super::ran::SK_BUFF_BYTES;
+use crate::evidence;
 use crate::netns::Netns;
 
 const TC_ACT_SHOT: u32 = 2;
@@ -45,6 +47,7 @@ impl Hooks {
         let variant = Variant {
             settings: [(settings::ENDPOINT_TO_HOST_ACCEPT.to_owned(), 1)].into(),
             flows: 4096,
+            lines: POLICY_LINES,
         };
         Self {
             loaded: Loaded::take(variant),
@@ -137,6 +140,7 @@ impl Packets<'_> {
     }
 
     fn run(self, hook: Hook, ifindex: u32, frame: &[u8], times: u32) -> u32 {
+        evidence::frame(frame);
         let name = match hook {
             Hook::FromWorkload => maps::PROGRAM_FROM_WORKLOAD,
             Hook::ToWorkload => maps::PROGRAM_TO_WORKLOAD,

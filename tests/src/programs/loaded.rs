@@ -7,11 +7,11 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
 use aya::programs::SchedClassifier;
 use aya::util::nr_cpus;
+use calico_ebpf_common::event::Budget;
 use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
 use calico_ebpf_common::maps::{self, Counter};
 use calico_ebpf_userspace::dataplane::policy_map::PolicyMap;
 
-use super::POLICY_LINES;
 use super::object::{fill_unsettled, load_object, map_data};
 
 /// What decides whether loaded programs can be used again.
@@ -19,6 +19,8 @@ use super::object::{fill_unsettled, load_object, map_data};
 pub(super) struct Variant {
     pub(super) settings: BTreeMap<String, u32>,
     pub(super) flows: u32,
+    /// Lines of the policy table.
+    pub(super) lines: u32,
 }
 
 /// Programs and maps of one variant.
@@ -43,7 +45,7 @@ impl Loaded {
     }
 
     fn load(variant: Variant) -> Self {
-        let mut object = load_object(&variant.settings, variant.flows);
+        let mut object = load_object(&variant);
         for (name, program) in object.programs_mut() {
             let program: &mut SchedClassifier = program.try_into().expect("every program is a classifier");
             program
@@ -52,7 +54,7 @@ impl Loaded {
         }
         fill_unsettled(&mut object);
         let data = |name| map_data(&object, name);
-        let policy = PolicyMap::map(data(maps::POLICY), data(maps::ACTIVE), POLICY_LINES)
+        let policy = PolicyMap::map(data(maps::POLICY), data(maps::ACTIVE), variant.lines)
             .expect("map the policy table");
         Self {
             variant,
@@ -79,6 +81,14 @@ impl Loaded {
                 PerCpuValues::try_from(vec![Counter::default(); cpus]).expect("one for each processor");
             counters.set(index, zeros, 0).expect("zero a counter");
         }
+        self.watch_until(0);
+        let budgets = self.object.map_mut(maps::BUDGETS).expect("a map");
+        let mut budgets = Array::<_, Budget>::try_from(budgets).expect("an array");
+        for slot in 0..64 {
+            budgets
+                .set(slot, Budget::default(), 0)
+                .expect("begin a budget anew");
+        }
         let announced = self.object.map_mut(maps::ANNOUNCED).expect("a map");
         let mut announced = Array::<_, u64>::try_from(announced).expect("an array");
         for slot in 0..64 {
@@ -90,6 +100,13 @@ impl Loaded {
             answers.set(slot, 0, 0).expect("forget answers");
         }
         self
+    }
+
+    /// Has the programs write events until then, by the monotonic clock.
+    pub(super) fn watch_until(&mut self, nanoseconds: u64) {
+        let watched = self.object.map_mut(maps::WATCHED).expect("a map");
+        let mut watched = Array::<_, u64>::try_from(watched).expect("an array");
+        watched.set(0, nanoseconds, 0).expect("set the deadline");
     }
 
     /// Forgets all flows.

@@ -1,6 +1,5 @@
 //! The kernel object: loaded, settings and program array filled in.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use aya::maps::{Map, MapData, ProgramArray};
@@ -8,7 +7,7 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use calico_ebpf_common::maps;
 
-use super::POLICY_LINES;
+use super::loaded::Variant;
 
 /// Returns where the kernel object is.
 pub fn object_path() -> PathBuf {
@@ -22,18 +21,18 @@ pub fn object_path() -> PathBuf {
     target.join("bpf/calico-ebpf.o")
 }
 
-pub(super) fn load_object(values: &BTreeMap<String, u32>, flows: u32) -> Ebpf {
+pub(super) fn load_object(variant: &Variant) -> Ebpf {
     let path = object_path();
     let bytes = std::fs::read(&path)
         .unwrap_or_else(|error| panic!("{}: {error} (`cargo xtask build-ebpf` makes it)", path.display()));
     let mut loader = EbpfLoader::new();
-    for (name, value) in values {
+    for (name, value) in &variant.settings {
         loader.override_global(name, value, true);
     }
     for (name, size) in [
-        (maps::POLICY, POLICY_LINES),
-        (maps::FLOWS4, flows),
-        (maps::FLOWS6, flows),
+        (maps::POLICY, variant.lines),
+        (maps::FLOWS4, variant.flows),
+        (maps::FLOWS6, variant.flows),
     ] {
         loader.map_max_entries(name, size);
     }

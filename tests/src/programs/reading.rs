@@ -45,16 +45,21 @@ impl Dataplane {
 
     /// Returns whether a workload has announced that it runs on this host.
     pub fn has_announced(&self, name: &str) -> bool {
+        let slot = self.slot(name);
+        let map = self.loaded().object.map(maps::ANNOUNCED).expect("a map");
+        let map = Array::<_, u64>::try_from(map).expect("an array");
+        map.get(&u32::from(slot), 0).expect("an entry") != 0
+    }
+
+    /// Returns the slot of a workload.
+    pub fn slot(&self, name: &str) -> u16 {
         let (key, _) = self
             .state()
             .endpoints
             .iter()
             .find(|(_, endpoint)| endpoint.interface_name == super::tap(name))
             .expect("the workload");
-        let slot = self.assignments().slots[key];
-        let map = self.loaded().object.map(maps::ANNOUNCED).expect("a map");
-        let map = Array::<_, u64>::try_from(map).expect("an array");
-        map.get(&u32::from(slot), 0).expect("an entry") != 0
+        self.assignments().slots[key]
     }
 
     /// Returns all IPv4 flows.

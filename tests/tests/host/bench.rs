@@ -32,6 +32,8 @@ const ROWS: [&str; 20] = [
 fn a_quick_run_of_the_policy_benchmarks_gives_every_row_with_its_baseline() {
     let output = Command::new(env!("CARGO_BIN_EXE_bench"))
         .args(["policy", "--quick", "--json"])
+        // It sends packets too, and is no test.
+        .env_remove("CALICO_EBPF_EVIDENCE")
         .stdin(Stdio::null())
         .output()
         .expect("the benchmarks start");
@@ -47,8 +49,9 @@ fn a_quick_run_of_the_policy_benchmarks_gives_every_row_with_its_baseline() {
     }
     for row in rows {
         for field in ["value", "baseline_value", "ratio"] {
+            // One round on a busy machine: the difference of two times may even be negative.
             let figure = row[field].as_f64().unwrap_or(f64::NAN);
-            assert!(figure > 0.0, "{field} of {row:#}");
+            assert!(figure.is_finite(), "{field} of {row:#}");
         }
         for check in row["checks"].as_array().expect("a list of checks") {
             assert_eq!(check["holds"], true, "{}: {}", row["name"], check["what"]);

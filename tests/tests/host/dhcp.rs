@@ -42,10 +42,10 @@ fn has_address(namespace: &Netns, address: impl Into<IpAddr>) -> bool {
 fn has_advertised_router(guest: &Guest) -> bool {
     let routes = json(guest.namespace(), "ip", &["-6", "-j", "route", "show", "default"]);
     let routes = routes.as_array().expect("a list of routes");
-    let router = guest.vm().gateway_v6().to_string();
+    let gateway = guest.vm().gateway_v6().to_string();
     routes
         .iter()
-        .any(|route| route["protocol"] == "ra" && route["gateway"] == router.as_str())
+        .any(|route| route["protocol"] == "ra" && route["gateway"] == gateway.as_str())
 }
 
 /// Asks for a router, and expects that the host's side of the tap answers with a flag set.

@@ -426,7 +426,9 @@ fn explain_everything(scene: &Scene) {
 #[test]
 fn explaining_writes_nothing() {
     let (scene, _forbidden) = scene_with_forbidden_port();
-    let _agent = scene.start_agent();
+    // A flow must not expire meanwhile.
+    let launcher = scene.launcher().with("BPFConntrackTimeoutsTCPReset", "3600");
+    let _agent = launcher.start(2);
     let (client, web) = (scene.guest("client"), scene.guest("web"));
     expect(
         client.namespace(),

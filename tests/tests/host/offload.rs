@@ -21,7 +21,7 @@ const SEGMENT: u16 = 1400;
 
 /// Two ports whose guests are the test itself. The second one may be reached on tcp/9000 and udp/443.
 struct Ports {
-    ports: [(Vm, Tap); 2],
+    pair: [(Vm, Tap); 2],
     launcher: Launcher,
     _agent: Agent,
     _host: Host,
@@ -48,7 +48,7 @@ impl Ports {
         let launcher = Launcher::new(&host, &manifests);
         let agent = launcher.start(2);
         Self {
-            ports,
+            pair: ports,
             launcher,
             _agent: agent,
             _host: host,
@@ -57,14 +57,14 @@ impl Ports {
 
     /// From a to b at a port, in each family.
     fn paths(&self, port: u16) -> [Path; 2] {
-        let [(a, _), (b, _)] = &self.ports;
+        let [(a, _), (b, _)] = &self.pair;
         let (from, to) = (a.addresses(), b.addresses());
         [0, 1].map(|family| Path::new((from[family], 40_000), (to[family], port)))
     }
 
     /// Writes a packet to the tap of port `from`.
     fn write(&self, from: usize, sent: &Offloaded) {
-        let (vm, tap) = &self.ports[from];
+        let (vm, tap) = &self.pair[from];
         tap.write(&sent.written(vm.mac(), vm.host_mac()))
             .expect("write a frame");
     }
@@ -73,7 +73,7 @@ impl Ports {
     #[track_caller]
     fn expect_whole(&self, from: usize, sent: &Offloaded) {
         self.write(from, sent);
-        let (vm, tap) = &self.ports[1 - from];
+        let (vm, tap) = &self.pair[1 - from];
         let expected = forwarded(&sent.packet, vm.host_mac(), vm.mac());
         let mut buffer = vec![0; LARGEST];
         let found = wait::poll(LIMIT, || {

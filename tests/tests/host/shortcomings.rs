@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use calico_ebpf_tests::agent::Agent;
 use calico_ebpf_tests::host::HOST_V4;
 use calico_ebpf_tests::manifests::{HOSTNAME, Object, allow_everything, workload_endpoint};
 use calico_ebpf_tests::netns::Netns;
-use calico_ebpf_tests::probe::{Question, Seen};
+use calico_ebpf_tests::probe::{self, Question, Seen};
 use calico_ebpf_tests::scene::{Scene, is_in_state};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
@@ -182,7 +183,10 @@ fn a_host_endpoint_is_refused_at_the_start_and_told_when_it_comes_later() {
     scene
         .manifests()
         .put(&Object::new("FelixConfiguration", "", "default", &spec));
-    time_until(a.namespace(), HOST_V4.into(), Question::Ping, Seen::Open);
+    // All programs are verified once more for that.
+    let limit = Duration::from_secs(20);
+    let open = probe::time_until(a.namespace(), HOST_V4.into(), Question::Ping, Seen::Open, limit);
+    assert!(open.is_some(), "the action is followed");
     expect_both(a.namespace(), b, Question::Ping, Seen::Open);
     assert!(agent.report().is_some(), "the agent runs on");
 }

@@ -11,6 +11,8 @@ use calico_ebpf_userspace::compile::reference::judge_packet;
 
 const MEMBERS: usize = 1_000;
 const PACKETS: usize = 40;
+/// Room for both directions of what needs most.
+const LINES: u32 = 1 << 20;
 /// So few classes that few members go beyond them.
 const LIMITS: Limits = Limits {
     cells: 1 << 20,
@@ -35,7 +37,7 @@ fn packet_of(facts: &PacketFacts) -> Packet {
 
 #[test]
 fn hostile_policies_are_judged_by_the_programs_and_their_neighbour_is_not_touched() {
-    let mut dataplane = Dataplane::new();
+    let mut dataplane = Dataplane::with_lines(LINES);
     dataplane.set_limits(LIMITS);
     for attack in Attack::ALL {
         let mut random = Random::new(attack as u64 + 100);

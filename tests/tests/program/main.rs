@@ -6,6 +6,7 @@ mod antispoof;
 mod changes;
 mod conntrack;
 mod counted;
+mod events;
 mod expiry;
 mod forwarding;
 mod fragments;

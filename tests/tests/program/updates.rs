@@ -5,13 +5,13 @@
 //! by other rules, or by one at its source and another at its target.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use calico_ebpf_common::line::Line;
-use calico_ebpf_tests::packets::udp;
+use calico_ebpf_tests::packets::Path;
 use calico_ebpf_tests::programs::{Hook, Hooks, Packets, Table};
 use calico_ebpf_userspace::calc::effective::{
     DirectionPolicy, EffectiveEndpoint, EffectiveEntity, EffectivePolicy, EffectivePolicyRules,
@@ -33,9 +33,9 @@ use nix::unistd::Pid;
 const DECOYS: u16 = 40;
 /// Packets of one run of the program: an update waits for it to end.
 const BURST: u32 = 400;
-const UPDATES: u32 = 120;
+const UPDATES: u32 = 60;
 /// Members moved.
-const MOVES: u32 = 12_000;
+const MOVES: u32 = 6_000;
 /// Updates in the wrong order until one is noticed, at most.
 const MOST_REVERSED: u32 = 20_000;
 /// Workload 1 stands at `lo`: a run needs an interface that exists.
@@ -51,8 +51,23 @@ fn key(kind: Kind, name: &str) -> ResourceKey {
     }
 }
 
-fn address(last: u8) -> IpNet {
-    IpNet::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))
+/// Address families.
+#[derive(Clone, Copy)]
+enum Family {
+    V4,
+    V6,
+}
+
+/// Returns an address of the workloads' network.
+fn address(family: Family, last: u8) -> IpNet {
+    address_of(family, 10, last)
+}
+
+fn address_of(family: Family, network: u8, last: u8) -> IpNet {
+    IpNet::from(match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(network, 0, 0, last)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0xfd00, network.into(), 0, 0, 0, 0, 0, last.into())),
+    })
 }
 
 fn rule(index: u32, action: Action, source: EffectiveEntity, destination: EffectiveEntity) -> EffectiveRule {
@@ -85,14 +100,14 @@ fn direction(policy: &str, rules: Vec<EffectiveRule>) -> DirectionPolicy {
 }
 
 /// Workloads 1 and 2, which send and receive under these lists.
-fn state(egress: DirectionPolicy, ingress: DirectionPolicy) -> EffectiveState {
+fn state(family: Family, egress: DirectionPolicy, ingress: DirectionPolicy) -> EffectiveState {
     let policy = Arc::new(EffectivePolicy { egress, ingress });
     let mut state = EffectiveState::default();
     for number in [1, 2] {
         let endpoint = EffectiveEndpoint {
             interface_name: format!("tap{number}"),
             mac: Some(MacAddress([0xfa, 0x16, 0x3e, 0, 0, number])),
-            ip_networks: vec![address(number)],
+            ip_networks: vec![address(family, number)],
             allowed_ips: Vec::new(),
             allow_spoofed_source_prefixes: Vec::new(),
             ip_nats: Vec::new(),
@@ -107,11 +122,11 @@ fn state(egress: DirectionPolicy, ingress: DirectionPolicy) -> EffectiveState {
 
 /// One of the two policies: decoys with addresses and ports on one side of those of the packet, so that its classes
 /// have other numbers, then the rule that counts.
-fn version(name: &str, network: u8, first_port: u16) -> EffectiveState {
+fn version(family: Family, name: &str, network: u8, first_port: u16) -> EffectiveState {
     let decoy = |number: u16| {
         let [_, low] = number.to_be_bytes();
         let other = EffectiveEntity {
-            nets: Some(vec![IpNet::from(IpAddr::V4(Ipv4Addr::new(network, 0, 0, low)))]),
+            nets: Some(vec![address_of(family, network, low)]),
             ..EffectiveEntity::default()
         };
         let port = first_port + number * 2;
@@ -123,11 +138,11 @@ fn version(name: &str, network: u8, first_port: u16) -> EffectiveState {
     };
     let rules = |action| {
         let from = EffectiveEntity {
-            nets: Some(vec![address(1)]),
+            nets: Some(vec![address(family, 1)]),
             ..EffectiveEntity::default()
         };
         let to = EffectiveEntity {
-            nets: Some(vec![address(2)]),
+            nets: Some(vec![address(family, 2)]),
             ports: Some(vec![EffectivePort::Range(1000, 1000)]),
             ..EffectiveEntity::default()
         };
@@ -136,6 +151,7 @@ fn version(name: &str, network: u8, first_port: u16) -> EffectiveState {
     };
     // Denied in the end, so that no packet opens a flow for those behind it.
     state(
+        family,
         direction(name, rules(Action::Allow)),
         direction(name, rules(Action::Deny)),
     )
@@ -264,12 +280,14 @@ fn stay_on(processor: usize) {
 /// Sends packets on one processor while `update` changes the table on another. They are all judged, as none opens a
 /// flow.
 fn under_traffic(
+    family: Family,
     packets: Packets<'_>,
     counters: [[u32; 2]; 2],
     update: impl FnOnce(&dyn Fn() -> Tally),
 ) -> Tally {
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
-    let frame = udp("10.0.0.1:4000 -> 10.0.0.2:1000");
+    let [from, to] = [1, 2].map(|last| address(family, last).addr());
+    let frame = Path::new((from, 4000), (to, 1000)).udp();
     let frame = frame.filled([0xfa, 0x16, 0x3e, 0, 0, 1], host_interface(1).mac.0);
     let read = || counters.map(|of_policy| of_policy.map(|number| packets.decided_by(number)));
     let before = read();
@@ -298,8 +316,8 @@ fn under_traffic(
 }
 
 /// Returns both policies, and the counters of the rules that count.
-fn two_versions(compiler: &mut Compiler) -> ([EffectiveState; 2], [[u32; 2]; 2]) {
-    let versions = [version("low", 9, 10), version("high", 11, 2000)];
+fn two_versions(family: Family, compiler: &mut Compiler) -> ([EffectiveState; 2], [[u32; 2]; 2]) {
+    let versions = [version(family, "low", 9, 10), version(family, "high", 11, 2000)];
     let counters = [(0, "low"), (1, "high")].map(|(policy, name)| compiler.counters(policy, name, COUNTING));
     (versions, counters)
 }
@@ -310,20 +328,26 @@ fn in_turn(update: u32) -> usize {
 }
 
 #[test]
-fn an_update_under_traffic_is_wholly_before_or_wholly_after() {
+fn scenario_47_an_update_under_traffic_is_wholly_before_or_wholly_after() {
+    [Family::V4, Family::V6]
+        .into_iter()
+        .for_each(update_under_traffic);
+}
+
+fn update_under_traffic(family: Family) {
     let (mut hooks, mut compiler) = (Hooks::new(), Compiler::new());
     let (packets, mut table) = hooks.split();
-    let (versions, counters) = two_versions(&mut compiler);
+    let (versions, counters) = two_versions(family, &mut compiler);
     let put = |compiler: &mut Compiler, table: &mut Table<'_>, update: u32| {
         let (room, policy) = (table.room(), in_turn(update));
         let built = compiler.compile(policy, &versions[policy], room);
         table.put_in_force(&built.lines, room.0);
     };
     put(&mut compiler, &mut table, 0);
-    let tally = under_traffic(packets, counters, |_| {
+    let tally = under_traffic(family, packets, counters, |_| {
         (1..=UPDATES).for_each(|update| put(&mut compiler, &mut table, update));
     });
-    println!("{tally:?}");
+    eprintln!("{tally:?}");
     assert_eq!(tally.mixed(), 0, "{tally:?}");
     let both = tally
         .counted
@@ -334,9 +358,10 @@ fn an_update_under_traffic_is_wholly_before_or_wholly_after() {
 
 #[test]
 fn a_reversed_swap_is_caught_by_the_packets_that_find_parts_of_both() {
+    let family = Family::V4;
     let (mut hooks, mut compiler) = (Hooks::new(), Compiler::new());
     let (packets, mut table) = hooks.split();
-    let (versions, counters) = two_versions(&mut compiler);
+    let (versions, counters) = two_versions(family, &mut compiler);
     let (first, lines) = table.room();
     // Compiled once for each half.
     let built = [0, 1].map(|policy| {
@@ -350,7 +375,7 @@ fn a_reversed_swap_is_caught_by_the_packets_that_find_parts_of_both() {
     };
     // Both halves hold something before packets come.
     (0..2).for_each(|update| put(&mut table, update));
-    let tally = under_traffic(packets, counters, |so_far| {
+    let tally = under_traffic(family, packets, counters, |so_far| {
         for update in 2..MOST_REVERSED {
             put(&mut table, update);
             let enough = u64::from(BURST) * 2;
@@ -359,12 +384,16 @@ fn a_reversed_swap_is_caught_by_the_packets_that_find_parts_of_both() {
             }
         }
     });
-    println!("{tally:?}");
+    eprintln!("{tally:?}");
     assert!(tally.mixed() > 0, "nothing was noticed: {tally:?}");
 }
 
 #[test]
 fn a_member_that_moves_under_traffic_is_wholly_before_or_wholly_after_for_both_ends() {
+    [Family::V4, Family::V6].into_iter().for_each(move_under_traffic);
+}
+
+fn move_under_traffic(family: Family) {
     let set = |name: &str| SetId(name.into());
     let of = |name: &str| EffectiveEntity {
         sets: vec![set(name)],
@@ -376,13 +405,14 @@ fn a_member_that_moves_under_traffic_is_wholly_before_or_wholly_after_for_both_e
         rules.into()
     };
     let mut before = state(
+        family,
         direction("moving", rules(Action::Allow)),
         direction("moving", rules(Action::Deny)),
     );
     // Each set keeps a member: its class stays known.
     let members = |own: u8, has_it: bool| {
-        let member = has_it.then(|| address(1));
-        Arc::new([address(own)].into_iter().chain(member).collect())
+        let member = has_it.then(|| address(family, 1));
+        Arc::new([address(family, own)].into_iter().chain(member).collect())
     };
     let mut after = before.clone();
     before.sets = [(set("old"), members(8, true)), (set("new"), members(9, false))].into();
@@ -395,7 +425,7 @@ fn a_member_that_moves_under_traffic_is_wholly_before_or_wholly_after_for_both_e
     table.put_in_force(&built.lines, room.0);
     let counters = [0, 1].map(|index| compiler.counters(0, "moving", index));
     let mut amendable = built.amendable.expect("there is room to grow");
-    let tally = under_traffic(packets, counters, |_| {
+    let tally = under_traffic(family, packets, counters, |_| {
         for update in 0..MOVES {
             let (from, to) = if update % 2 == 0 {
                 (&before, &after)
@@ -407,7 +437,7 @@ fn a_member_that_moves_under_traffic_is_wholly_before_or_wholly_after_for_both_e
             table.overwrite(amendment.prepare.iter().chain(&amendment.switch));
         }
     });
-    println!("{tally:?}");
+    eprintln!("{tally:?}");
     assert_eq!(tally.mixed(), 0, "{tally:?}");
     let both = tally.counted.iter().all(|[source, _]| *source > u64::from(BURST));
     assert!(both, "each state has judged packets: {tally:?}");

@@ -82,7 +82,7 @@ impl Axis {
                 for id in ids {
                     let list: &mut Vec<(usize, u64)> = &mut uses[*id as usize][wanted];
                     match list.last_mut() {
-                        Some((last, bits)) if *last == word => *bits |= mask,
+                        Some((latest, bits)) if *latest == word => *bits |= mask,
                         _ => list.push((word, mask)),
                     }
                 }

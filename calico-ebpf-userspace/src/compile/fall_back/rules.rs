@@ -1,6 +1,6 @@
 //! Rules as bits: each is one part or several, a part is one conjunction of tests on each axis.
 
-use calico_ebpf_common::fall_back::{MAX_TIERS, MAX_WIDTH, RULES_PER_LINE, outcome};
+use calico_ebpf_common::fall_back::{MAX_WIDTH, RULES_PER_LINE, outcome};
 use calico_ebpf_common::policy::Cell;
 
 use crate::compile::cells::OverBudget;
@@ -61,12 +61,8 @@ impl OrderedParts {
 /// Lays the rules of a direction out.
 ///
 /// # Errors
-/// They have more parts than bits, or too many tiers.
+/// They have more parts than bits.
 pub(super) fn expand(lowered: &LoweredDirection) -> Result<OrderedParts, OverBudget> {
-    let tiers = lowered.default_pass.len();
-    if tiers > MAX_TIERS as usize {
-        return Err(OverBudget::new(tiers, MAX_TIERS as usize));
-    }
     let mut ordered = OrderedParts::default();
     let mut passes: Vec<(usize, usize)> = Vec::new();
     let mut first_words = Vec::new();

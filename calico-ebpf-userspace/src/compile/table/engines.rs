@@ -20,7 +20,7 @@ use crate::compile::projection::{column_predicates, local_predicates, remote_pre
 /// A compiled direction.
 #[derive(Clone, Debug)]
 pub(super) enum Compiled {
-    Cells(DirectionTable),
+    Cells(Box<DirectionTable>),
     FallBack(Box<FallBackTable>),
     /// Denies everything: not even the fall-back has room for it.
     Denied(OverBudget),
@@ -168,7 +168,7 @@ pub(super) fn compile(
     };
     let compiled = lowered.iter().enumerate().map(|(index, lowered)| {
         if let Some(table) = tables.remove(&index) {
-            return Compiled::Cells(table);
+            return Compiled::Cells(Box::new(table));
         }
         match FallBackTable::compile(lowered, predicates, &input.state.sets, input.max_lines) {
             Ok(table) => Compiled::FallBack(Box::new(table)),

@@ -167,8 +167,8 @@ pub(super) fn count(
     };
     report.cells = compiled.iter().map(cells).sum();
     let falls_back = |index: &usize| matches!(compiled[*index], Compiled::FallBack(_));
-    let fall_back = policies.sets.iter().filter(|pair| pair.iter().any(falls_back));
-    report.fall_back = as_u32(fall_back.count());
+    let walked = policies.sets.iter().filter(|pair| pair.iter().any(falls_back));
+    report.fall_back = as_u32(walked.count());
     let over_budget: HashSet<u32> = sets.over_budget.iter().map(|over| over.policy_set).collect();
     report.over_budget = as_u32(over_budget.len());
 }

@@ -15,6 +15,7 @@ use crate::probe::Probe;
 /// Everything that is counted: what stays at zero is a gap.
 const FEATURES: &[&str] = &[
     "engine: cells",
+    "engine: fall-back",
     "origin: generator of policies",
     "origin: objects with labels",
     "change: members move",
@@ -39,6 +40,7 @@ const FEATURES: &[&str] = &[
     "table: anew, no class left",
     "table: anew, no row left",
     "table: anew, other axes",
+    "table: anew, judged by the fall-back",
     "table: anew, no bucket left",
     "table: too large",
     "flows: judged again after an amendment",
@@ -135,6 +137,7 @@ impl Coverage {
             Way::Rebuilt(NotAmendable::Prefix) => "table: anew, a prefix moved",
             Way::Rebuilt(NotAmendable::Classes) => "table: anew, no class left",
             Way::Rebuilt(NotAmendable::Rows) => "table: anew, no row left",
+            Way::Rebuilt(NotAmendable::Apart) => "table: anew, judged by the fall-back",
             Way::Rebuilt(NotAmendable::Axes) => "table: anew, other axes",
             Way::Rebuilt(NotAmendable::Buckets) => "table: anew, no bucket left",
         });

@@ -7,7 +7,7 @@ use calico_ebpf_common::line::Line;
 use calico_ebpf_tests::programs::Hooks;
 use calico_ebpf_userspace::calc::effective::EffectiveState;
 use calico_ebpf_userspace::compile::amend::{Amendable, Amendment, NotAmendable, Number, Write, generation};
-use calico_ebpf_userspace::compile::input::{HostFacts, TableInput};
+use calico_ebpf_userspace::compile::input::{HostFacts, Limits, TableInput};
 use calico_ebpf_userspace::compile::rule_ids::RuleIds;
 use calico_ebpf_userspace::compile::table::{BuiltTable, TableError, build};
 use calico_ebpf_userspace::dataplane::assignments::Assignments;
@@ -20,20 +20,30 @@ const HALF: u32 = 1 << 19;
 pub(crate) enum Engine {
     /// Every combination of classes is judged beforehand.
     Cells,
+    /// The rules are walked by bits.
+    FallBack,
 }
 
 impl Engine {
-    pub(crate) const ALL: [Self; 1] = [Self::Cells];
+    pub(crate) const ALL: [Self; 2] = [Self::Cells, Self::FallBack];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Cells => "engine: cells",
+            Self::FallBack => "engine: fall-back",
         }
     }
 
     pub(crate) fn build(self, input: &TableInput<'_>, ids: &mut RuleIds) -> Result<BuiltTable, TableError> {
         match self {
             Self::Cells => build(input, ids),
+            Self::FallBack => build(
+                &TableInput {
+                    limits: Limits::FALL_BACK,
+                    ..*input
+                },
+                ids,
+            ),
         }
     }
 }
@@ -166,6 +176,8 @@ impl Follow {
             epoch: self.epoch,
             base_line,
             max_lines,
+            born: &self.assignments.generations,
+            limits: Limits::default(),
         };
         let table = self.engine.build(&input, &mut self.ids);
         let table = table.map_err(|error| {

@@ -17,7 +17,7 @@ const PACKETS: usize = 100;
 
 /// Compares until time is up. Returns whether all verdicts were the same.
 pub(crate) fn run(seed: u64, time: Duration) -> bool {
-    let oracle = Oracle::new(u8::try_from(MOST_ENDPOINTS).unwrap_or(u8::MAX));
+    let mut oracle = Oracle::new(u8::try_from(MOST_ENDPOINTS).unwrap_or(u8::MAX));
     let started = Instant::now();
     let (mut cases, mut policies, mut without_form, mut packets, mut allowed) = (0, 0, 0, 0, 0);
     while started.elapsed() < time {

@@ -135,10 +135,13 @@ fn repeat(object: &mut Ebpf, name: &str, count: u32) -> anyhow::Result<f64> {
 /// Pins what the agent's sweep needs, where it looks for it.
 fn sweeper(object: &mut Ebpf) -> anyhow::Result<FlowSweeper> {
     let pins = Pins::below(std::path::Path::new(PIN_DIR));
-    for name in [maps::FLOWS4, maps::FLOWS6] {
+    for name in [maps::FLOWS4, maps::FLOWS6, maps::DATAGRAMS] {
         let path = pins.map(name);
         std::fs::create_dir_all(path.parent().context("a directory")?)?;
-        object.map(name).context("a conntrack map")?.pin(&path)?;
+        object
+            .map(name)
+            .context("a map of flows or datagrams")?
+            .pin(&path)?;
     }
     for name in [maps::PROGRAM_EXPIRE_FLOWS, maps::PROGRAM_READ_CLOCK] {
         let path = pins.program(name);

@@ -177,7 +177,7 @@ fn svg(
         if let Some(last) = points.last() {
             // Above what lies on the same height.
             let raised = if series.name == "calico-ebpf" { -6.0 } else { 4.0 };
-            let name = if x.at(last.0) < RIGHT {
+            let name = if x.at(last.0) < RIGHT - 1.0 {
                 format!("{} ({} rules)", series.name, last.0)
             } else {
                 series.name.to_owned()
