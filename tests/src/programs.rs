@@ -25,6 +25,7 @@ use calico_ebpf_userspace::compile::rule_ids::RuleIds;
 use calico_ebpf_userspace::compile::table::{BuiltTable, build};
 use calico_ebpf_userspace::dataplane::answer_sources::AnswerSources;
 use calico_ebpf_userspace::dataplane::assignments::Assignments;
+use calico_ebpf_userspace::dataplane::sk_buff::{self, SkBuff};
 use calico_ebpf_userspace::model::decode::decode;
 use calico_ebpf_userspace::model::resource::{MacAddress, Snapshot};
 
@@ -32,7 +33,7 @@ use crate::evidence;
 use crate::manifests::{HOSTNAME, Object};
 use crate::packets::Packet;
 use loaded::{Loaded, Variant};
-use ran::{Context, SK_BUFF_BYTES, SK_BUFF_MARK, TC_ACT_REDIRECT};
+use ran::{Context, TC_ACT_REDIRECT};
 use reading::difference;
 
 pub use hooks::{Hook, Hooks, Packets, Table};
@@ -414,14 +415,14 @@ impl Dataplane {
         evidence::frame(bytes);
         let before = self.counters();
         let mut packet = vec![0; bytes.len() + 64];
-        let mut answer = [0; SK_BUFF_BYTES];
+        let mut answer = SkBuff::default();
         let result = self
             .program(program)
             .test_run(TestRunOptions {
                 data_in: Some(bytes),
                 data_out: Some(&mut packet),
-                ctx_in: Some(&context.bytes()),
-                ctx_out: Some(&mut answer),
+                ctx_in: Some(context.sk_buff().bytes()),
+                ctx_out: Some(answer.bytes_mut()),
                 ..TestRunOptions::new()
             })
             .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
@@ -435,7 +436,7 @@ impl Dataplane {
         Ran {
             verdict,
             redirected_to: redirected_to.filter(|_| verdict == TC_ACT_REDIRECT),
-            mark: u32::from_ne_bytes(answer[SK_BUFF_MARK..SK_BUFF_MARK + 4].try_into().expect("four")),
+            mark: answer.get(sk_buff::MARK),
             sent: bytes.to_owned(),
             packet,
             counted,

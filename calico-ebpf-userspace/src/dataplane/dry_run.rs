@@ -24,6 +24,7 @@ use super::bpf_syscall::first_value;
 use super::object::OBJECT;
 use super::pins::Pins;
 use super::programs::{Settings, load_object, pinned_program};
+use super::sk_buff::{self, SkBuff};
 use crate::config::Config;
 
 /// Why the programs cannot be asked.
@@ -139,22 +140,22 @@ impl DryRun {
             Hook::ToWorkload { ingress_ifindex } => (maps::PROGRAM_TO_WORKLOAD, ingress_ifindex),
         };
         let mut packet = vec![0; frame.len() + 64];
-        let mut context = SkBuff::default();
-        context.set(SK_BUFF_INGRESS_IFINDEX, ingress_ifindex);
-        context.set(SK_BUFF_IFINDEX, ifindex);
+        let context = SkBuff::default()
+            .with(sk_buff::INGRESS_IFINDEX, ingress_ifindex)
+            .with(sk_buff::IFINDEX, ifindex);
         let mut after = SkBuff::default();
         let result = self
             .program(name)?
             .test_run(TestRunOptions {
                 data_in: Some(frame),
                 data_out: Some(&mut packet),
-                ctx_in: Some(&context.0),
-                ctx_out: Some(&mut after.0),
+                ctx_in: Some(context.bytes()),
+                ctx_out: Some(after.bytes_mut()),
                 ..TestRunOptions::new()
             })
             .with_context(|| format!("the kernel does not run {name}"))?;
         packet.truncate(result.data_size_out as usize);
-        let word = |word: usize| after.get(SK_BUFF_CB + word * 4);
+        let word = |word: usize| after.get(sk_buff::CB + word * 4);
         let fate = word(WORD_FATE);
         let counter = fate & FATE_COUNTER;
         let found = if fate & FATE_KNOWN == 0 {
@@ -235,30 +236,4 @@ fn live_settings(live: &ProgramInfo) -> Result<Settings, DryRunError> {
         };
     }
     Ok(Settings(values))
-}
-
-/// Bytes of `struct __sk_buff`, and where fields of it are (include/uapi/linux/bpf.h).
-const SK_BUFF_BYTES: usize = 192;
-const SK_BUFF_INGRESS_IFINDEX: usize = 36;
-const SK_BUFF_IFINDEX: usize = 40;
-const SK_BUFF_CB: usize = 48;
-
-/// `struct __sk_buff`.
-struct SkBuff([u8; SK_BUFF_BYTES]);
-
-impl Default for SkBuff {
-    fn default() -> Self {
-        Self([0; SK_BUFF_BYTES])
-    }
-}
-
-impl SkBuff {
-    fn set(&mut self, offset: usize, value: u32) {
-        self.0[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
-    }
-
-    fn get(&self, offset: usize) -> u32 {
-        let bytes = &self.0[offset..offset + 4];
-        u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-    }
 }

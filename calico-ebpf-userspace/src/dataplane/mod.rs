@@ -28,6 +28,7 @@ pub mod pins;
 pub mod policy_map;
 pub mod programs;
 pub mod routes;
+pub mod sk_buff;
 pub mod state_file;
 pub mod sysctls;
 pub mod taps;

@@ -81,8 +81,7 @@ fn drop_silently(skb: &Skb, reason: DropReason) -> i32 {
 /// Counts a refused packet and returns the verdict for it.
 #[inline(always)]
 fn drop_packet(skb: &Skb, reason: DropReason) -> i32 {
-    counters::count_drop(skb, reason);
-    event::dropped(skb, reason);
+    let verdict = drop_silently(skb, reason);
     if settings::debug_log() {
         let context = TcContext::new(skb.raw());
         debug!(
@@ -93,5 +92,5 @@ fn drop_packet(skb: &Skb, reason: DropReason) -> i32 {
             skb.len()
         );
     }
-    TC_ACT_SHOT
+    verdict
 }

@@ -7,18 +7,15 @@ use calico_ebpf_common::line::Line;
 use calico_ebpf_common::maps::{self, Counter, settings};
 use calico_ebpf_userspace::compile::amend::Write;
 use calico_ebpf_userspace::dataplane::policy_map::PolicyMap;
+use calico_ebpf_userspace::dataplane::sk_buff::{self, SkBuff};
 
 use super::POLICY_LINES;
 use super::loaded::{Loaded, Variant};
 use super::object::map_data;
-use super::ran::SK_BUFF_BYTES;
 use crate::evidence;
 use crate::netns::Netns;
 
 const TC_ACT_SHOT: u32 = 2;
-/// Where fields of `struct __sk_buff` are (include/uapi/linux/bpf.h).
-const INGRESS_IFINDEX: usize = 36;
-const IFINDEX: usize = 40;
 
 /// A hook of a tap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,12 +144,12 @@ impl Packets<'_> {
         };
         let program = self.0.program(name).expect("in the object");
         let program: &SchedClassifier = program.try_into().expect("a classifier");
-        let mut context = [0; SK_BUFF_BYTES];
-        context[INGRESS_IFINDEX..][..4].copy_from_slice(&1_u32.to_ne_bytes());
-        context[IFINDEX..][..4].copy_from_slice(&ifindex.to_ne_bytes());
+        let context = SkBuff::default()
+            .with(sk_buff::INGRESS_IFINDEX, 1)
+            .with(sk_buff::IFINDEX, ifindex);
         let ran = program.test_run(TestRunOptions {
             data_in: Some(frame),
-            ctx_in: Some(&context),
+            ctx_in: Some(context.bytes()),
             repeat: times,
             ..TestRunOptions::new()
         });

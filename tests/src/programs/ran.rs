@@ -2,6 +2,7 @@
 
 use calico_ebpf_common::maps::{self, Counter};
 use calico_ebpf_common::verdict::{DropReason, PassReason};
+use calico_ebpf_userspace::dataplane::sk_buff::{self, SkBuff};
 
 use super::LO;
 use crate::packets::Packet;
@@ -111,13 +112,6 @@ impl Ran {
     }
 }
 
-/// Bytes of `struct __sk_buff`, and where fields of it are (include/uapi/linux/bpf.h).
-pub(super) const SK_BUFF_BYTES: usize = 192;
-pub(super) const SK_BUFF_MARK: usize = 8;
-const SK_BUFF_INGRESS_IFINDEX: usize = 36;
-const SK_BUFF_IFINDEX: usize = 40;
-const SK_BUFF_GSO_SIZE: usize = 176;
-
 #[derive(Clone, Copy)]
 pub(super) struct Context {
     pub(super) mark: u32,
@@ -137,17 +131,11 @@ impl Default for Context {
 }
 
 impl Context {
-    pub(super) fn bytes(self) -> [u8; SK_BUFF_BYTES] {
-        let mut bytes = [0; SK_BUFF_BYTES];
-        let fields = [
-            (SK_BUFF_MARK, self.mark),
-            (SK_BUFF_INGRESS_IFINDEX, self.ingress),
-            (SK_BUFF_IFINDEX, LO),
-            (SK_BUFF_GSO_SIZE, self.segment),
-        ];
-        for (offset, value) in fields {
-            bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
-        }
-        bytes
+    pub(super) fn sk_buff(self) -> SkBuff {
+        SkBuff::default()
+            .with(sk_buff::MARK, self.mark)
+            .with(sk_buff::INGRESS_IFINDEX, self.ingress)
+            .with(sk_buff::IFINDEX, LO)
+            .with(sk_buff::GSO_SIZE, self.segment)
     }
 }

@@ -15,6 +15,7 @@ use calico_ebpf_tests::netns::Netns;
 use calico_ebpf_userspace::config::values::ConntrackTimeouts;
 use calico_ebpf_userspace::dataplane::flows::FlowSweeper;
 use calico_ebpf_userspace::dataplane::pins::Pins;
+use calico_ebpf_userspace::dataplane::sk_buff::{self, SkBuff};
 use etherparse::{PacketBuilder, TcpHeader};
 
 use super::Run;
@@ -30,9 +31,6 @@ const FIRST_DESTINATION: u32 = 0x0b00_0000;
 const PORTS: u32 = 60_000;
 /// First source port of flows that are established before the flood.
 const FIRST_PORT: u16 = 1024;
-/// Bytes of `struct __sk_buff`, and where the interface number is.
-const SK_BUFF: usize = 192;
-const SK_BUFF_IFINDEX: usize = 40;
 
 /// Measures the rows of this file.
 pub(super) fn measure(run: &Run<'_>) -> anyhow::Result<Vec<Figure>> {
@@ -273,12 +271,12 @@ impl Flood {
 
     /// Runs the real program once with a packet from one of the taps.
     fn judge(&mut self, from: usize, frame: &[u8]) -> anyhow::Result<u32> {
-        let context = context(self.road.ifindexes[from]);
+        let context = SkBuff::default().with(sk_buff::IFINDEX, self.road.ifindexes[from]);
         let program = bed::program(&mut self.road.object, maps::PROGRAM_FROM_WORKLOAD)?;
         self.road.namespace.run(|| {
             let options = TestRunOptions {
                 data_in: Some(frame),
-                ctx_in: Some(&context),
+                ctx_in: Some(context.bytes()),
                 ..TestRunOptions::new()
             };
             Ok(program.test_run(options)?.return_value)
@@ -315,7 +313,7 @@ impl Flood {
     }
 
     fn repeat(&mut self, frame: &[u8], vary: Vary, count: u32) -> anyhow::Result<(f64, u32)> {
-        let context = context(self.road.ifindexes[0]);
+        let context = SkBuff::default().with(sk_buff::IFINDEX, self.road.ifindexes[0]);
         let mut nanoseconds = BTreeMap::new();
         let mut action = 0;
         for name in ["bench_empty", "bench_from_workload"] {
@@ -325,7 +323,7 @@ impl Flood {
                 cpu_nanoseconds(|| {
                     let options = TestRunOptions {
                         data_in: Some(frame),
-                        ctx_in: Some(&context),
+                        ctx_in: Some(context.bytes()),
                         repeat: count,
                         ..TestRunOptions::new()
                     };
@@ -346,12 +344,6 @@ impl Flood {
         let flows: HashMap<_, FlowKey4, Flow> = HashMap::try_from(map)?;
         Ok(flows.keys().count())
     }
-}
-
-fn context(ifindex: u32) -> [u8; SK_BUFF] {
-    let mut context = [0; SK_BUFF];
-    context[SK_BUFF_IFINDEX..][..4].copy_from_slice(&ifindex.to_ne_bytes());
-    context
 }
 
 /// Returns a TCP segment of an established flow by its number, from sender (0) or receiver (1).

@@ -18,6 +18,7 @@ use calico_ebpf_userspace::calc::effective::EffectiveState;
 use calico_ebpf_userspace::config::values::Config;
 use calico_ebpf_userspace::dataplane::apply::{Dataplane, Part};
 use calico_ebpf_userspace::dataplane::netlink;
+use calico_ebpf_userspace::dataplane::sk_buff::{self, SkBuff};
 use etherparse::PacketBuilder;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -25,9 +26,6 @@ use tokio::runtime::Runtime;
 use crate::bed::HOST_MAC;
 use crate::rules::{MACS, address};
 
-/// Bytes of `struct __sk_buff`, and where the interface number is.
-const SK_BUFF: usize = 192;
-const SK_BUFF_IFINDEX: usize = 40;
 /// `TC_ACT_UNSPEC` and `TC_ACT_SHOT`.
 const TO_STACK: u32 = u32::MAX;
 const DROPPED: u32 = 2;
@@ -136,8 +134,7 @@ impl Working {
             .udp(self.port, port);
         let mut frame = Vec::with_capacity(builder.size(18));
         builder.write(&mut frame, &[0; 18])?;
-        let mut context = [0; SK_BUFF];
-        context[SK_BUFF_IFINDEX..][..4].copy_from_slice(&self.sender.to_ne_bytes());
+        let context = SkBuff::default().with(sk_buff::IFINDEX, self.sender);
         let program = self
             .dataplane
             .programs_mut()
@@ -145,7 +142,7 @@ impl Working {
         let ran = program
             .test_run(TestRunOptions {
                 data_in: Some(&frame),
-                ctx_in: Some(&context),
+                ctx_in: Some(context.bytes()),
                 ..TestRunOptions::new()
             })
             .context("from_workload")?;
