@@ -48,7 +48,7 @@ pub fn lowest(value: u64) -> u32 {
 
 /// Returns `value` in a way that the compiler cannot see through.
 #[inline(always)]
-fn opaque(value: u64) -> u64 {
+pub fn opaque(value: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
     {
         let mut value = value;

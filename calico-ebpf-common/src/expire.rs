@@ -19,7 +19,9 @@ pub struct ExpireHeader {
     pub count: u32,
     /// 4 or 6.
     pub family: u32,
-    pub reserved: u64,
+    /// [`crate::quota::FOUND_HALF_OPEN`] or [`crate::quota::FOUND_CONFIRMED`]: in which table the flows are.
+    pub table: u32,
+    pub reserved: u32,
 }
 crate::shared_type!(ExpireHeader, HEADER_BYTES);
 

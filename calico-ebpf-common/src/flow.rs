@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::endpoint::Slot;
+use crate::window::Window;
 
 /// Key of the IPv4 conntrack map. Addresses and ports in network byte order; the side with the numerically lower
 /// (address, port) comes first, so that both directions find the same entry.
@@ -59,8 +60,12 @@ pub const STATE_ESTABLISHED: u8 = 2;
 pub const STATE_FIN_ORIGIN: u8 = 4;
 /// TCP: FIN seen from the responder.
 pub const STATE_FIN_RESPONDER: u8 = 8;
+/// TCP: RST seen from the originator, which has not gone on since.
+pub const STATE_RESET_ORIGIN: u8 = 16;
+/// TCP: RST seen from the responder, which has not gone on since.
+pub const STATE_RESET_RESPONDER: u8 = 32;
 /// TCP: RST seen.
-pub const STATE_RESET: u8 = 16;
+pub const STATE_RESET: u8 = STATE_RESET_ORIGIN | STATE_RESET_RESPONDER;
 
 /// Index of the originator in the two-element arrays of [`Flow`].
 pub const ORIGIN: usize = 0;
@@ -71,7 +76,7 @@ pub const RESPONDER: usize = 1;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Flow {
-    /// `jiffies64` of the last packet. The only field that is written in place.
+    /// `jiffies64` of the last packet. Written in place.
     pub last_seen: u64,
     /// `jiffies64` of the first packet.
     pub created: u64,
@@ -87,8 +92,10 @@ pub struct Flow {
     pub state: u8,
     /// Of a [`TRANSLATED`] flow: the [tag](crate::nat::tag_of) of the external address, or [`NAT_METADATA`].
     pub nat: u16,
+    /// TCP: what segments belong to the connection. Written in place, too.
+    pub window: Window,
 }
-crate::shared_type!(Flow, 40);
+crate::shared_type!(Flow, 64);
 
 impl Flow {
     /// No flow: all zero.
@@ -101,6 +108,7 @@ impl Flow {
         flags: 0,
         state: 0,
         nat: 0,
+        window: Window::UNKNOWN,
     };
 
     /// Returns whether TCP has closed the flow: a new SYN opens a new one.

@@ -29,8 +29,10 @@ pub mod moved_port;
 pub mod nat;
 pub mod policy;
 pub mod port;
+pub mod quota;
 pub mod root;
 pub mod verdict;
+pub mod window;
 
 /// Lets aya and the table writer treat `$t` as bytes on the agent's side.
 #[macro_export]

@@ -13,6 +13,16 @@ pub const ACTIVE: &str = "CEBPF_ACTIVE";
 pub const FLOWS4: &str = "CEBPF_FLOWS4";
 /// Conntrack, [`crate::flow::FlowKey6`] to [`crate::flow::Flow`].
 pub const FLOWS6: &str = "CEBPF_FLOWS6";
+/// Flows that were not answered yet, as [`FLOWS4`]: a table of their own, so that a flood of them takes no room from others.
+pub const HALF_OPEN4: &str = "CEBPF_HALFOPEN4";
+/// As [`HALF_OPEN4`], of IPv6.
+pub const HALF_OPEN6: &str = "CEBPF_HALFOPEN6";
+/// Array by slot of [`crate::quota::Quota`].
+pub const QUOTAS: &str = "CEBPF_QUOTAS";
+/// Entries of [`QUOTAS`].
+pub const QUOTA_ENTRIES: u32 = crate::endpoint::MAX_ENDPOINTS + 1;
+/// Array of one [`crate::quota::FlowLimits`].
+pub const LIMITS: &str = "CEBPF_LIMITS";
 /// Per-CPU array of [`Counter`] by [`crate::verdict::DropReason`] and [`crate::verdict::PassReason`].
 pub const COUNTERS: &str = "CEBPF_COUNTERS";
 /// Per-CPU array of [`Counter`] by rule counter number.
@@ -83,6 +93,8 @@ pub const PASS_COUNTERS: u32 = 64;
 pub const RULE_ENTRIES: u32 = 65_536;
 /// Default number of lines of [`POLICY`]: 32 MiB, two versions of 16 MiB.
 pub const POLICY_LINES: u32 = 524_288;
+/// Default entries of each map of flows that were not answered yet (`BPFMapSizeHalfOpen`).
+pub const HALF_OPEN_ENTRIES: u32 = 131_072;
 /// Default entries of each conntrack map (`BPFMapSizeConntrack`).
 pub const FLOW_ENTRIES: u32 = 512_000;
 
@@ -91,6 +103,8 @@ pub const PROGRAM_FROM_WORKLOAD: &str = "from_workload";
 pub const PROGRAM_TO_WORKLOAD: &str = "to_workload";
 /// Deletes flows that are still expired; run by the agent with BPF_PROG_TEST_RUN.
 pub const PROGRAM_EXPIRE_FLOWS: &str = "expire_flows";
+/// Program that corrects a [`crate::quota::Quota`].
+pub const PROGRAM_CORRECT_QUOTA: &str = "correct_quota";
 /// Writes `jiffies64` and the monotonic clock into its packet; run by the agent with BPF_PROG_TEST_RUN.
 pub const PROGRAM_READ_CLOCK: &str = "read_clock";
 

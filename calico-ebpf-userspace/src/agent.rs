@@ -27,9 +27,9 @@ use crate::calc::resolve::CalcOptions;
 use crate::config::values::{Config, DatastoreType};
 use crate::config::{Layers, concerns_parameters};
 use crate::dataplane::apply::{Dataplane, Part};
-use crate::dataplane::flows::{FlowSweeper, Swept};
 use crate::dataplane::netlink::{self, KernelChange, KernelChanges};
 use crate::dataplane::pins::{HostLock, Pins};
+use crate::dataplane::sweep::{FlowSweeper, Swept};
 use crate::datastore::feed::{Feed, Update};
 use crate::datastore::{etcd, file};
 use crate::etcd::Etcd;
@@ -164,6 +164,8 @@ struct Work<'a> {
     due: Option<Instant>,
     retry: Duration,
     sweep: Option<JoinHandle<anyhow::Result<Swept>>>,
+    /// Whether the next sweep is the first.
+    counts_anew: bool,
     settling: Settling,
 }
 
@@ -196,6 +198,7 @@ impl<'a> Work<'a> {
             due: None,
             retry: FIRST_RETRY,
             sweep: None,
+            counts_anew: true,
             settling: Settling::default(),
         };
         work.pass().await?;
@@ -344,8 +347,9 @@ impl<'a> Work<'a> {
             Pins::below(&self.config.bpf_pin_dir),
             self.config.conntrack_timeouts,
         );
+        let anew = std::mem::take(&mut self.counts_anew);
         self.sweep = Some(tokio::task::spawn_blocking(move || {
-            FlowSweeper::open(&pins)?.sweep(&timeouts)
+            FlowSweeper::open(&pins)?.sweep(&timeouts, anew)
         }));
     }
 
@@ -356,7 +360,8 @@ impl<'a> Work<'a> {
                 flows4,
                 flows6,
                 deleted,
-            }) => tracing::debug!(flows4, flows6, deleted, "flows swept"),
+                corrected,
+            }) => tracing::debug!(flows4, flows6, deleted, corrected, "flows swept"),
             Err(error) => tracing::error!(error = format!("{error:#}"), "flows not swept"),
         }
     }

@@ -5,6 +5,7 @@ use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, Slot};
 use calico_ebpf_common::flow::{FLOW_ORIGIN_ANY_MAC, FLOW_ORIGIN_LOW, FLOW_RESPONDER_ANY_MAC, Flow};
 use calico_ebpf_common::port::protocol;
 use calico_ebpf_common::verdict::DropReason;
+use calico_ebpf_common::window::Window;
 
 use crate::conntrack::{self, Place, Seen};
 use crate::family::Family;
@@ -224,6 +225,7 @@ impl<'a> Judged<'a> {
             flags,
             state,
             nat: 0,
+            window: Window::UNKNOWN,
         }
     }
 }

@@ -4,6 +4,7 @@
 use calico_ebpf_common::flow::{FLOW_ORIGIN_LOW, TRANSLATED};
 use calico_ebpf_common::moved_port::{PLACES, is_movable, moved_port};
 
+use crate::conntrack;
 use crate::family::{Family, V4, V6};
 use crate::packet::{Packet, PacketKind};
 
@@ -105,7 +106,7 @@ fn places<F: Family>(source: F::Address, destination: F::Address, rest: u64) -> 
         } else {
             F::set_ports(&mut key, destination_port, at_place);
         }
-        if let Some(entry) = F::find_flow(&key) {
+        if let Some(entry) = conntrack::find::<F>(&key) {
             // SAFETY: points to a map value, which stays mapped while the program runs.
             let flow = unsafe { &*entry };
             let original = (flow.flags & FLOW_ORIGIN_LOW != 0) == source_is_low;
@@ -114,7 +115,7 @@ fn places<F: Family>(source: F::Address, destination: F::Address, rest: u64) -> 
             }
         } else if free == 0 {
             F::flip_translation(&mut key);
-            if F::find_flow(&key).is_none() {
+            if conntrack::find::<F>(&key).is_none() {
                 free = u32::from(place) + 1;
             }
             F::flip_translation(&mut key);

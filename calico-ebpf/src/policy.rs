@@ -1,6 +1,7 @@
 //! Judging a new flow: the source's egress policy and the target's ingress policy in one pass.
 
 use calico_ebpf_common::address::AddressEntry;
+use calico_ebpf_common::branchless::in_turn;
 use calico_ebpf_common::endpoint::Endpoint;
 use calico_ebpf_common::fall_back;
 use calico_ebpf_common::policy::Cell;
@@ -170,24 +171,41 @@ fn decide(
 ) -> Result<[u32; 2], DropReason> {
     let mut rules = [0; 2];
     if asks_egress {
-        rules[0] = allowed(skb, Cell(cells as u32), DropReason::EgressPolicy, kept)?;
+        rules[0] = rule_of(allowed(skb, Cell(cells as u32), DropReason::EgressPolicy, kept))?;
     }
     if asks_ingress {
-        rules[1] = allowed(skb, Cell((cells >> 32) as u32), DropReason::IngressPolicy, kept)?;
+        rules[1] = rule_of(allowed(
+            skb,
+            Cell((cells >> 32) as u32),
+            DropReason::IngressPolicy,
+            kept,
+        ))?;
     }
     Ok(rules)
 }
 
-/// Counts the deciding rule and turns a denial into its reason. What is kept although a rule denies it passes by none.
+/// Reads the answer of [`allowed`].
 #[inline(always)]
-fn allowed(skb: &Skb, cell: Cell, denied: DropReason, kept: bool) -> Result<u32, DropReason> {
+fn rule_of(answer: u64) -> Result<u32, DropReason> {
+    match (answer >> 32) as u32 {
+        0 => Ok(answer as u32),
+        reason if reason == DropReason::EgressPolicy as u32 => Err(DropReason::EgressPolicy),
+        _ => Err(DropReason::IngressPolicy),
+    }
+}
+
+/// Counts the deciding rule and returns its number, or, in the high half, the reason of its denial. What is kept although a
+/// rule denies it passes by none. A number and not a `Result`: the compiler would copy what a `Result` leaves undefined, which
+/// the verifier refuses.
+#[inline(always)]
+fn allowed(skb: &Skb, cell: Cell, denied: DropReason, kept: bool) -> u64 {
     if kept && !cell.allows() {
-        return Ok(0);
+        return 0;
     }
     counters::count_rule(skb, cell.rule());
-    if cell.allows() {
-        Ok(cell.rule())
+    in_turn(if cell.allows() {
+        u64::from(cell.rule())
     } else {
-        Err(denied)
-    }
+        u64::from(denied as u32) << 32
+    })
 }

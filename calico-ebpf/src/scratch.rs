@@ -8,14 +8,20 @@ use calico_ebpf_common::flow::Flow;
 /// What a program keeps here until it ends, or for the program that it calls.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Room {
+pub(crate) struct Room {
+    /// Key of a flow to be opened or closed; that of IPv4 is shorter.
+    pub(crate) key: [u64; 5],
+    /// The flow to be opened.
+    pub(crate) flow: Flow,
     /// A flow that was found.
-    found: Flow,
+    pub(crate) found: Flow,
     /// Slots of both ends of a flow that goes on whatever policy says.
     slots: u32,
     /// How a packet is translated: line of its new source, and its new port.
     source: u32,
     port: u32,
+    /// See [`forget`].
+    forgotten: u32,
 }
 
 #[map]
@@ -24,8 +30,20 @@ static CEBPF_SCRATCH: PerCpuArray<Room> = PerCpuArray::with_max_entries(1, 0);
 /// Returns this processor's room. No other program of ours runs here meanwhile: TC and BPF_PROG_TEST_RUN both run with
 /// bottom halves off.
 #[inline(always)]
-fn room() -> Option<*mut Room> {
+pub(crate) fn room() -> Option<*mut Room> {
     CEBPF_SCRATCH.get_ptr_mut(0)
+}
+
+/// Returns `word`, of which the verifier knows nothing any more: see `Packet::forget_way`.
+#[inline(always)]
+pub(crate) fn forget(word: u32) -> u32 {
+    let Some(room) = room() else { return word };
+    // SAFETY: see `room`.
+    unsafe {
+        let forgotten = core::ptr::addr_of_mut!((*room).forgotten);
+        forgotten.write_volatile(word);
+        forgotten.read_volatile()
+    }
 }
 
 /// Keeps a copy of a flow that was found. There is room for one.

@@ -231,7 +231,13 @@ impl Path {
 
     /// TCP with flags as in `tcpdump` and any payload.
     pub fn tcp_with(self, flags: &str, payload: &[u8]) -> Packet {
-        let mut step = self.ip().tcp(self.source.port(), self.target.port(), 1, 64_000);
+        self.tcp_at(1, flags, payload)
+    }
+
+    /// As [`Self::tcp_with`], with a sequence number.
+    pub fn tcp_at(self, sequence: u32, flags: &str, payload: &[u8]) -> Packet {
+        let (source, target) = (self.source.port(), self.target.port());
+        let mut step = self.ip().tcp(source, target, sequence, 64_000);
         for flag in flags.chars() {
             step = match flag {
                 'S' => step.syn(),
@@ -244,6 +250,14 @@ impl Path {
         let mut bytes = Vec::new();
         step.write(&mut bytes, payload).expect("write to memory");
         Packet(bytes)
+    }
+
+    /// TCP with flags as in `tcpdump` that acknowledges up to a sequence number.
+    pub fn tcp_acknowledging(self, acknowledged: u32, flags: &str) -> Packet {
+        let mut packet = self.tcp(flags);
+        let header = if self.source.is_ipv4() { 14 + 20 } else { 14 + 40 };
+        packet.0[header + 8..][..4].copy_from_slice(&acknowledged.to_be_bytes());
+        packet
     }
 
     pub fn echo_request(self, id: u16) -> Packet {

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use aya::maps::Array;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use calico_ebpf_common::maps::{self, settings};
+use calico_ebpf_common::quota::FlowLimits;
 use calico_ebpf_userspace::calc::effective::EffectiveState;
 use calico_ebpf_userspace::calc::resolve::{CalcOptions, resolve};
 use calico_ebpf_userspace::compile::cells::MAX_CELLS;
@@ -243,6 +244,11 @@ impl Dataplane {
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
         self.in_force = None;
+    }
+
+    /// Sets how many flows each endpoint may have.
+    pub fn limit_flows(&mut self, limits: FlowLimits) {
+        self.loaded_mut().set_limits(limits);
     }
 
     /// Removes a workload's tap, as if its programs were not attached.

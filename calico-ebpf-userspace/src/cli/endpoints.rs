@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::arguments::ConfigArguments;
 use super::failure::{Ending, Failure};
 use super::output::{OutputArguments, Page, Tone, plain};
+use crate::observe::pinned::PinnedMaps;
 use crate::observe::read_report;
 use crate::report::EndpointReport;
 
@@ -23,7 +24,10 @@ STATE is the agent's: up (its tap and programs are in place), waiting (no tap ye
 written; REASON says what), inactive (another endpoint has its interface or it has no address).
 MIGRATION is how far a live migration to this host is: expected (policy is in force, routes wait for the workload's
 announcement), arrived (routes beat those of the host it came from), converging (the same for a while after the end).
-LINK is what the kernel says about the tap now: up, no-carrier, down, or absent.";
+LINK is what the kernel says about the tap now: up, no-carrier, down, or absent.
+FLOWS and HALF-OPEN are how many flows the endpoint has of how many it may have (BPFMaxFlowsPerEndpoint,
+BPFMaxHalfOpenPerEndpoint). Flows between two endpoints of this host count for who opened them, others for the endpoint.
+REFUSED is how often there was no room for one: such packets are judged one by one, and answers to them by rules alone.";
 
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER_HELP)]
@@ -43,12 +47,42 @@ struct Row {
     endpoint: EndpointReport,
     /// `up`, `no-carrier`, `down`, `absent`.
     link: &'static str,
+    /// `None` when the maps cannot be read, or the endpoint is not in them.
+    flows: Option<FlowQuota>,
+}
+
+/// Flows of an endpoint, and how many it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+struct FlowQuota {
+    confirmed: u64,
+    confirmed_limit: u32,
+    half_open: u64,
+    half_open_limit: u32,
+    /// How often there was no room for one.
+    refused: u64,
+}
+
+impl FlowQuota {
+    fn of(maps: &PinnedMaps, endpoint: &EndpointReport) -> Option<Self> {
+        let slot = Some(endpoint.slot).filter(|slot| *slot != 0)?;
+        let (quota, limits) = maps.quota(slot).ok()?;
+        // Below 0 for a moment, when flows end that were not counted.
+        let number = |count: i64| u64::try_from(count).unwrap_or(0);
+        Some(Self {
+            confirmed: number(quota.confirmed),
+            confirmed_limit: limits.confirmed,
+            half_open: number(quota.half_open),
+            half_open_limit: limits.half_open,
+            refused: quota.refused,
+        })
+    }
 }
 
 pub(super) fn execute(arguments: &Arguments) -> Result<Ending, Failure> {
     let config = arguments.config.config()?;
     let report = read_report(&config.run_dir)?;
     let links = link_flags()?;
+    let maps = PinnedMaps::under(&config.bpf_pin_dir);
     let is_wanted = |endpoint: &EndpointReport| {
         arguments
             .iface
@@ -57,7 +91,12 @@ pub(super) fn execute(arguments: &Arguments) -> Result<Ending, Failure> {
     };
     let row = |endpoint: EndpointReport| {
         let link = link_state(links.get(&endpoint.interface).copied());
-        Row { endpoint, link }
+        let flows = FlowQuota::of(&maps, &endpoint);
+        Row {
+            endpoint,
+            link,
+            flows,
+        }
     };
     let rows: Vec<Row> = report.endpoints.into_iter().filter(is_wanted).map(row).collect();
     arguments.output.show(&rows, |page| put_on(page, &rows))?;
@@ -112,6 +151,13 @@ fn put_on(page: &mut Page, rows: &[Row]) {
             }),
             plain(endpoint.policy_set.to_string()),
             plain(endpoint.generation.to_string()),
+            share(row.flows.map(|flows| (flows.confirmed, flows.confirmed_limit))),
+            share(row.flows.map(|flows| (flows.half_open, flows.half_open_limit))),
+            match row.flows {
+                Some(flows) if flows.refused > 0 => (Tone::Attention, flows.refused.to_string()),
+                Some(_) => plain("0"),
+                None => plain("-"),
+            },
             plain(format!("{}/{}", endpoint.namespace, endpoint.name)),
             (tone, endpoint.reason.clone()),
         ]
@@ -125,10 +171,26 @@ fn put_on(page: &mut Page, rows: &[Row]) {
         "MIGRATION",
         "SET",
         "GENERATION",
+        "FLOWS",
+        "HALF-OPEN",
+        "REFUSED",
         "ENDPOINT",
         "REASON",
     ];
     page.table(&header, rows.iter().map(row).collect());
+}
+
+/// Returns a number and its limit, standing out when nothing is left.
+fn share(flows: Option<(u64, u32)>) -> (Tone, String) {
+    let Some((count, limit)) = flows else {
+        return plain("-");
+    };
+    let tone = if count < u64::from(limit) {
+        Tone::Plain
+    } else {
+        Tone::Attention
+    };
+    (tone, format!("{count}/{limit}"))
 }
 
 #[cfg(test)]
@@ -162,9 +224,21 @@ mod tests {
             &[Row {
                 endpoint,
                 link: "absent",
+                flows: Some(FlowQuota {
+                    confirmed: 12,
+                    confirmed_limit: 1000,
+                    half_open: 64,
+                    half_open_limit: 64,
+                    refused: 3,
+                }),
             }],
         );
         assert!(page.text().contains("tapweb"), "{}", page.text());
         assert!(page.text().contains("no tap of this name"), "{}", page.text());
+        for told in ["12/1000", "64/64", "3"] {
+            assert!(page.text().contains(told), "{}", page.text());
+        }
+        assert_eq!(share(Some((64, 64))).0, Tone::Attention);
+        assert_eq!(share(Some((63, 64))).0, Tone::Plain);
     }
 }

@@ -124,6 +124,12 @@ pub struct Config {
     pub bpf_log: bool,
     /// `BPFMapSizeConntrack`: entries of each conntrack map.
     pub bpf_map_size_conntrack: u32,
+    /// `BPFMapSizeHalfOpen`: entries of each map of half-open flows.
+    pub bpf_map_size_half_open: u32,
+    /// `BPFMaxHalfOpenPerEndpoint`: 0 shares the table out evenly.
+    pub bpf_max_half_open_per_endpoint: u32,
+    /// `BPFMaxFlowsPerEndpoint`: 0 is a quarter of the table.
+    pub bpf_max_flows_per_endpoint: u32,
     /// `BPFPolicyTableLines`: 64-byte lines of the policy table.
     pub bpf_policy_table_lines: u32,
     /// `BPFPolicyMaxCells`: cells of one direction of a policy set.
@@ -255,6 +261,9 @@ impl Default for Config {
             log_severity_sys: "off".to_owned(),
             bpf_log: false,
             bpf_map_size_conntrack: calico_ebpf_common::maps::FLOW_ENTRIES,
+            bpf_map_size_half_open: calico_ebpf_common::maps::HALF_OPEN_ENTRIES,
+            bpf_max_half_open_per_endpoint: 0,
+            bpf_max_flows_per_endpoint: 0,
             bpf_policy_table_lines: calico_ebpf_common::maps::POLICY_LINES,
             bpf_policy_max_cells: 1 << 20,
             bpf_policy_max_address_classes: calico_ebpf_common::address::Class::MAX.into(),

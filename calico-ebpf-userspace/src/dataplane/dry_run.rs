@@ -77,6 +77,9 @@ pub struct Answer {
     pub frame: Vec<u8>,
 }
 
+/// The conntrack maps.
+const FLOW_MAPS: [&str; 4] = [maps::FLOWS4, maps::FLOWS6, maps::HALF_OPEN4, maps::HALF_OPEN6];
+
 /// The programs, loaded.
 #[derive(Debug)]
 pub struct DryRun {
@@ -99,13 +102,11 @@ impl DryRun {
         }
         let live = live_programs(pins)?;
         let settings = live_settings(&live[0])?;
-        let is_own = |name: &str| {
-            name == maps::UNSETTLED
-                || flows == KnownFlows::None && [maps::FLOWS4, maps::FLOWS6].contains(&name)
-        };
+        let is_own =
+            |name: &str| name == maps::UNSETTLED || flows == KnownFlows::None && FLOW_MAPS.contains(&name);
         let sizes = match flows {
             KnownFlows::Live => BTreeMap::new(),
-            KnownFlows::None => BTreeMap::from([(maps::FLOWS4, 1), (maps::FLOWS6, 1)]),
+            KnownFlows::None => FLOW_MAPS.into_iter().map(|name| (name, 1)).collect(),
         };
         // The load would pin a map that has no pin: only what is there is asked for.
         let is_whole = Cell::new(true);

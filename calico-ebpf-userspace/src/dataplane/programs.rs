@@ -14,20 +14,27 @@ use aya::programs::{ProgramError, SchedClassifier};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use calico_ebpf_common::answer::{ANSWER_SOURCE4, ANSWER_SOURCE6};
+use calico_ebpf_common::flow::FlowKey4;
 use calico_ebpf_common::maps::{self, Counter, settings};
+use calico_ebpf_common::quota::{FlowLimits, Kind};
 
 use super::answer_sources::AnswerSources;
+use super::flows::FlowKey;
 use super::object::OBJECT;
 use super::pins::{Pins, replace_pin};
 use super::policy_map::PolicyMap;
 use crate::config::values::{Config, DenyAction, EndpointToHostAction, EstablishedFlows};
 
 /// Every map that is pinned.
-const PINNED_MAPS: [&str; 12] = [
+const PINNED_MAPS: [&str; 16] = [
     maps::POLICY,
     maps::ACTIVE,
     maps::FLOWS4,
     maps::FLOWS6,
+    maps::HALF_OPEN4,
+    maps::HALF_OPEN6,
+    maps::QUOTAS,
+    maps::LIMITS,
     maps::COUNTERS,
     maps::RULES,
     maps::UNSETTLED,
@@ -39,9 +46,12 @@ const PINNED_MAPS: [&str; 12] = [
 ];
 /// Maps that are taken over from the last run: flows, counts and what workloads announced while no agent ran must not
 /// be lost, and who watches goes on watching. Rule counters begin anew, because their numbers belong to one run.
-const ADOPTED_MAPS: [&str; 8] = [
+const ADOPTED_MAPS: [&str; 11] = [
     maps::FLOWS4,
     maps::FLOWS6,
+    maps::HALF_OPEN4,
+    maps::HALF_OPEN6,
+    maps::QUOTAS,
     maps::COUNTERS,
     maps::ANNOUNCED,
     maps::DATAGRAMS,
@@ -50,11 +60,12 @@ const ADOPTED_MAPS: [&str; 8] = [
     maps::BUDGETS,
 ];
 /// Every program that is pinned.
-const PROGRAMS: [&str; 4] = [
+const PROGRAMS: [&str; 5] = [
     maps::PROGRAM_FROM_WORKLOAD,
     maps::PROGRAM_TO_WORKLOAD,
     maps::PROGRAM_EXPIRE_FLOWS,
     maps::PROGRAM_READ_CLOCK,
+    maps::PROGRAM_CORRECT_QUOTA,
 ];
 
 /// The loaded programs.
@@ -80,6 +91,8 @@ impl Programs {
             (maps::POLICY, config.bpf_policy_table_lines),
             (maps::FLOWS4, config.bpf_map_size_conntrack),
             (maps::FLOWS6, config.bpf_map_size_conntrack),
+            (maps::HALF_OPEN4, config.bpf_map_size_half_open),
+            (maps::HALF_OPEN6, config.bpf_map_size_half_open),
         ]);
         let adopted = adoptable(OBJECT, &mut sizes, pins)?;
         let settings = Settings::of(config);
@@ -244,6 +257,23 @@ impl Programs {
         map.set(ANSWER_SOURCE4, v4, 0)?;
         map.set(ANSWER_SOURCE6, v6, 0)?;
         Ok(())
+    }
+
+    /// Returns the entries of a conntrack map, half-open flows or confirmed ones.
+    pub fn flow_room(&self, kind: Kind) -> u32 {
+        let name = FlowKey4::MAPS[kind as usize];
+        self.sizes.get(name).copied().unwrap_or(0)
+    }
+
+    /// Writes how many flows an endpoint may have.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_limits(&mut self, limits: FlowLimits) -> anyhow::Result<()> {
+        let map = self.first.map_mut(maps::LIMITS);
+        let map = map.context("the eBPF object has no limits of flows")?;
+        let mut map: Array<_, FlowLimits> = map.try_into()?;
+        Ok(map.set(0, limits, 0)?)
     }
 
     /// Gives the loaded object to what reads the programs' log records.
@@ -446,8 +476,8 @@ fn adoptable(
                     map = name,
                     entries = found.max_entries,
                     wanted = wanted.max_entries,
-                    "the conntrack table keeps its size and its flows; BPFMapSizeConntrack counts after \
-                     `calico-ebpf cleanup` or a reboot"
+                    "the conntrack table keeps its size and its flows; BPFMapSizeConntrack and BPFMapSizeHalfOpen count \
+                     after `calico-ebpf cleanup` or a reboot"
                 );
                 sizes.insert(name, found.max_entries);
                 adopted.insert(name);

@@ -3,14 +3,19 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use calico_ebpf_common::endpoint::Slot;
 use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
-use calico_ebpf_common::maps::{COUNTERS, Counter, FLOWS4, FLOWS6, LAYOUT_VERSION, PASS_COUNTERS, RULES};
+use calico_ebpf_common::maps::{
+    COUNTERS, Counter, FLOWS4, LAYOUT_VERSION, LIMITS, PASS_COUNTERS, QUOTAS, RULES,
+};
+use calico_ebpf_common::quota::{FlowLimits, Quota};
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 use serde::Serialize;
 
 use super::ObserveError;
 use super::flows::FlowKey;
+use crate::dataplane::flows::FlowKey as MapKeys;
 
 /// The maps of one dataplane, opened when they are read.
 #[derive(Clone, Debug)]
@@ -95,13 +100,14 @@ impl PinnedMaps {
         mut wanted: impl FnMut(&FlowKey, &Flow) -> bool,
     ) -> Result<Vec<(FlowKey, Flow)>, ObserveError> {
         let mut found = Vec::new();
-        let flows4: HashMap<MapData, FlowKey4, Flow> = self.open(FLOWS4)?;
-        let flows6: HashMap<MapData, FlowKey6, Flow> = self.open(FLOWS6)?;
+        let (flows4, flows6) = (self.tables::<FlowKey4>()?, self.tables::<FlowKey6>()?);
         let entries4 = flows4
             .iter()
+            .flat_map(HashMap::iter)
             .map(|entry| entry.map(|(key, flow)| (FlowKey::V4(key), flow)));
         let entries6 = flows6
             .iter()
+            .flat_map(HashMap::iter)
             .map(|entry| entry.map(|(key, flow)| (FlowKey::V6(key), flow)));
         for entry in entries4.chain(entries6) {
             if found.len() >= limit {
@@ -125,21 +131,41 @@ impl PinnedMaps {
     /// # Errors
     /// Fails when the map cannot be read.
     pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, ObserveError> {
-        let (name, found) = match key {
-            FlowKey::V4(key) => {
-                let flows: HashMap<MapData, FlowKey4, Flow> = self.open(FLOWS4)?;
-                (FLOWS4, flows.get(key, 0))
-            }
-            FlowKey::V6(key) => {
-                let flows: HashMap<MapData, FlowKey6, Flow> = self.open(FLOWS6)?;
-                (FLOWS6, flows.get(key, 0))
-            }
-        };
-        match found {
-            Ok(flow) => Ok(Some(flow)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(source) => Err(self.failed(name, source)),
+        match key {
+            FlowKey::V4(key) => self.find(key),
+            FlowKey::V6(key) => self.find(key),
         }
+    }
+
+    fn find<K: MapKeys>(&self, key: &K) -> Result<Option<Flow>, ObserveError> {
+        for (name, table) in K::MAPS.into_iter().zip(self.tables::<K>()?) {
+            match table.get(key, 0) {
+                Ok(flow) => return Ok(Some(flow)),
+                Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(self.failed(name, source)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Opens the conntrack tables of one family: half-open flows, confirmed ones.
+    fn tables<K: MapKeys>(&self) -> Result<[HashMap<MapData, K, Flow>; 2], ObserveError> {
+        let [half_open, confirmed] = K::MAPS;
+        Ok([self.open(half_open)?, self.open(confirmed)?])
+    }
+
+    /// Reads how many flows an endpoint has, by its slot, and how many it may have.
+    ///
+    /// # Errors
+    /// Fails when a map cannot be read.
+    pub fn quota(&self, slot: Slot) -> Result<(Quota, FlowLimits), ObserveError> {
+        let quotas: Array<MapData, Quota> = self.open(QUOTAS)?;
+        let limits: Array<MapData, FlowLimits> = self.open(LIMITS)?;
+        let quota = quotas
+            .get(&u32::from(slot), 0)
+            .map_err(|source| self.failed(QUOTAS, source))?;
+        let limits = limits.get(&0, 0).map_err(|source| self.failed(LIMITS, source))?;
+        Ok((quota, limits))
     }
 
     /// Returns how many flows there is room for in each conntrack table: it may be older than its parameter. `None` when
@@ -149,25 +175,32 @@ impl PinnedMaps {
         info.ok().map(|info| info.max_entries())
     }
 
-    /// Opens both conntrack tables for flows that are handed over.
+    /// Opens the conntrack tables for flows that are handed over.
     ///
     /// # Errors
     /// Fails when a map cannot be opened.
     pub fn flow_tables(&self) -> Result<FlowTables, ObserveError> {
         Ok(FlowTables {
-            flows4: self.open(FLOWS4)?,
-            flows6: self.open(FLOWS6)?,
+            flows4: self.tables()?,
+            flows6: self.tables()?,
         })
     }
 
-    /// Counts the entries of both conntrack tables: IPv4, IPv6.
+    /// Counts the flows: IPv4, IPv6.
     ///
     /// # Errors
     /// Fails when a map cannot be read.
     pub fn flow_counts(&self) -> Result<(u64, u64), ObserveError> {
-        let flows4: HashMap<MapData, FlowKey4, Flow> = self.open(FLOWS4)?;
-        let flows6: HashMap<MapData, FlowKey6, Flow> = self.open(FLOWS6)?;
-        let (count4, count6) = (flows4.keys().count(), flows6.keys().count());
+        let count4: usize = self
+            .tables::<FlowKey4>()?
+            .iter()
+            .map(|flows| flows.keys().count())
+            .sum();
+        let count6: usize = self
+            .tables::<FlowKey6>()?
+            .iter()
+            .map(|flows| flows.keys().count())
+            .sum();
         Ok((
             u64::try_from(count4).unwrap_or(u64::MAX),
             u64::try_from(count6).unwrap_or(u64::MAX),
@@ -221,15 +254,16 @@ impl PinnedMaps {
     }
 }
 
-/// Both conntrack tables, to write to.
+/// The conntrack tables, to write to.
 #[derive(Debug)]
 pub struct FlowTables {
-    flows4: HashMap<MapData, FlowKey4, Flow>,
-    flows6: HashMap<MapData, FlowKey6, Flow>,
+    /// Half-open flows, confirmed ones.
+    flows4: [HashMap<MapData, FlowKey4, Flow>; 2],
+    flows6: [HashMap<MapData, FlowKey6, Flow>; 2],
 }
 
 impl FlowTables {
-    /// Adds a flow unless there is one. Returns whether there was none.
+    /// Adds a confirmed flow unless there is one. Returns whether there was none.
     ///
     /// # Errors
     /// What the kernel says: no room.
@@ -237,8 +271,8 @@ impl FlowTables {
         /// `BPF_NOEXIST` of the kernel.
         const NO_EXIST: u64 = 1;
         let added = match key {
-            FlowKey::V4(key) => self.flows4.insert(key, flow, NO_EXIST),
-            FlowKey::V6(key) => self.flows6.insert(key, flow, NO_EXIST),
+            FlowKey::V4(key) => self.flows4[1].insert(key, flow, NO_EXIST),
+            FlowKey::V6(key) => self.flows6[1].insert(key, flow, NO_EXIST),
         };
         match added {
             Ok(()) => Ok(true),
@@ -254,17 +288,25 @@ impl FlowTables {
     /// # Errors
     /// What the kernel says.
     pub fn remove(&mut self, key: &FlowKey) -> Result<(), MapError> {
-        let removed = match key {
-            FlowKey::V4(key) => self.flows4.remove(key),
-            FlowKey::V6(key) => self.flows6.remove(key),
-        };
-        match removed {
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
-                Ok(())
-            }
-            Err(MapError::KeyNotFound) => Ok(()),
-            other => other,
+        match key {
+            FlowKey::V4(key) => self
+                .flows4
+                .iter_mut()
+                .try_for_each(|flows| removed(flows.remove(key))),
+            FlowKey::V6(key) => self
+                .flows6
+                .iter_mut()
+                .try_for_each(|flows| removed(flows.remove(key))),
         }
+    }
+}
+
+/// Takes what was not there for removed.
+fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => other,
     }
 }
 

@@ -3,6 +3,7 @@
 mod v4;
 mod v6;
 
+use aya_ebpf::maps::HashMap;
 use calico_ebpf_common::address::{AddressEntry, CLASS_NONE};
 use calico_ebpf_common::endpoint::Endpoint;
 use calico_ebpf_common::flow::Flow;
@@ -30,7 +31,7 @@ pub(crate) trait Family: Copy {
     /// An address in the host's byte order.
     type Address: Copy + PartialEq;
     /// Key of the family's conntrack map.
-    type Key;
+    type Key: 'static;
 
     /// Version in the IP header.
     const VERSION: u8;
@@ -59,9 +60,23 @@ pub(crate) trait Family: Copy {
     /// Makes the key of a translated flow that of an untranslated one, or the other way.
     fn flip_translation(key: &mut Self::Key);
     fn set_ports(key: &mut Self::Key, low: u16, high: u16);
-    fn find_flow(key: &Self::Key) -> Option<*mut Flow>;
-    fn write_flow(key: &Self::Key, flow: &Flow, flags: u64) -> Result<(), i32>;
-    fn delete_flow(key: &Self::Key);
+    /// The flows that were answered.
+    fn confirmed() -> &'static HashMap<Self::Key, Flow>;
+    /// The flows that were not answered yet.
+    fn half_open() -> &'static HashMap<Self::Key, Flow>;
+    fn protocol_of(key: &Self::Key) -> u8;
+    /// # Safety
+    /// `room` can be written.
+    unsafe fn write_key(room: *mut [u64; 5], key: &Self::Key);
+    /// # Safety
+    /// `room` can be read, and nothing else writes it.
+    unsafe fn read_key<'a>(room: *const [u64; 5]) -> &'a Self::Key;
+    /// Opens the flow in the scratch room. Returns whether there was room in the table.
+    fn open_kept(found: u32) -> bool;
+    /// Takes the window of the flow in the scratch room over from its entry. Returns whether it goes on.
+    fn recall_kept(found: u32) -> bool;
+    /// Ends the flow whose key is in the scratch room.
+    fn close_kept(found: u32);
     /// What [`moved_port::find`] calls.
     fn moved_places(packet: &Packet<Self>, tag: u16) -> u32;
 

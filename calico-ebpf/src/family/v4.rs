@@ -1,5 +1,6 @@
 //! IPv4.
 
+use aya_ebpf::maps::HashMap;
 use calico_ebpf_common::address::AddressEntry;
 use calico_ebpf_common::endpoint::Endpoint;
 use calico_ebpf_common::flow::{Flow, FlowKey4, TRANSLATED};
@@ -90,18 +91,45 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn find_flow(key: &FlowKey4) -> Option<*mut Flow> {
-        conntrack::find4(key)
+    fn confirmed() -> &'static HashMap<FlowKey4, Flow> {
+        conntrack::tables4()[0]
     }
 
     #[inline(always)]
-    fn write_flow(key: &FlowKey4, flow: &Flow, flags: u64) -> Result<(), i32> {
-        conntrack::write4(key, flow, flags)
+    fn half_open() -> &'static HashMap<FlowKey4, Flow> {
+        conntrack::tables4()[1]
     }
 
     #[inline(always)]
-    fn delete_flow(key: &FlowKey4) {
-        conntrack::delete4(key);
+    fn protocol_of(key: &FlowKey4) -> u8 {
+        key.protocol
+    }
+
+    #[inline(always)]
+    unsafe fn write_key(room: *mut [u64; 5], key: &FlowKey4) {
+        // SAFETY: the caller's promise; the key is not longer, and less aligned.
+        unsafe { room.cast::<FlowKey4>().write(*key) }
+    }
+
+    #[inline(always)]
+    unsafe fn read_key<'a>(room: *const [u64; 5]) -> &'a FlowKey4 {
+        // SAFETY: as in `write_key`; any bytes are a key.
+        unsafe { &*room.cast::<FlowKey4>() }
+    }
+
+    #[inline(always)]
+    fn open_kept(found: u32) -> bool {
+        conntrack::open_flow4(found) != 0
+    }
+
+    #[inline(always)]
+    fn recall_kept(found: u32) -> bool {
+        conntrack::recall_flow4(found) != 0
+    }
+
+    #[inline(always)]
+    fn close_kept(found: u32) {
+        conntrack::close_flow4(found);
     }
 
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! IPv6.
 
+use aya_ebpf::maps::HashMap;
 use calico_ebpf_common::address::AddressEntry;
 use calico_ebpf_common::endpoint::Endpoint;
 use calico_ebpf_common::flow::{Flow, FlowKey6, TRANSLATED};
@@ -90,18 +91,45 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn find_flow(key: &FlowKey6) -> Option<*mut Flow> {
-        conntrack::find6(key)
+    fn confirmed() -> &'static HashMap<FlowKey6, Flow> {
+        conntrack::tables6()[0]
     }
 
     #[inline(always)]
-    fn write_flow(key: &FlowKey6, flow: &Flow, flags: u64) -> Result<(), i32> {
-        conntrack::write6(key, flow, flags)
+    fn half_open() -> &'static HashMap<FlowKey6, Flow> {
+        conntrack::tables6()[1]
     }
 
     #[inline(always)]
-    fn delete_flow(key: &FlowKey6) {
-        conntrack::delete6(key);
+    fn protocol_of(key: &FlowKey6) -> u8 {
+        key.protocol
+    }
+
+    #[inline(always)]
+    unsafe fn write_key(room: *mut [u64; 5], key: &FlowKey6) {
+        // SAFETY: the caller's promise; the key is not longer, and less aligned.
+        unsafe { room.cast::<FlowKey6>().write(*key) }
+    }
+
+    #[inline(always)]
+    unsafe fn read_key<'a>(room: *const [u64; 5]) -> &'a FlowKey6 {
+        // SAFETY: as in `write_key`; any bytes are a key.
+        unsafe { &*room.cast::<FlowKey6>() }
+    }
+
+    #[inline(always)]
+    fn open_kept(found: u32) -> bool {
+        conntrack::open_flow6(found) != 0
+    }
+
+    #[inline(always)]
+    fn recall_kept(found: u32) -> bool {
+        conntrack::recall_flow6(found) != 0
+    }
+
+    #[inline(always)]
+    fn close_kept(found: u32) {
+        conntrack::close_flow6(found);
     }
 
     #[inline(always)]

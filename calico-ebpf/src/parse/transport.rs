@@ -14,7 +14,7 @@ pub(crate) const TCP_RST: u8 = 4;
 pub(crate) const TCP_ACK: u8 = 16;
 
 /// Bytes of a TCP header without options, RFC 9293. Offsets: ports 0 and 2, data offset 12, flags 13.
-const TCP_BYTES: usize = 20;
+pub(crate) const TCP_BYTES: usize = 20;
 /// Bytes of the longest TCP header.
 const MAX_TCP_BYTES: u32 = 60;
 /// Bytes of a UDP header, RFC 768. Offsets: ports 0 and 2, length 4. UDPLite (RFC 3828) has checksum coverage in place of

@@ -129,10 +129,10 @@ fn from_sender<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR:
         }
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
     }
-    let seen = conntrack::look_up(&packet);
+    let seen = conntrack::look_up_confirmed(&packet);
     let Some(flow) = seen.flow() else {
         skb.leave(NO_FLOW);
-        if nat::concerns_sent(tables, &packet) {
+        if nat::concerns_sent(tables, &packet) && !seen.is_half_open() {
             return Err(leave_to::<NAT>(context));
         }
         return Err(leave_to::<UNSETTLED>(context));
@@ -141,7 +141,7 @@ fn from_sender<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR:
     if is_current(sender, &flow, &place)
         && !conntrack::is_syn(&packet)
         && let Some(end) = current_destination(tables, &place)
-        && seen.touch(&flow, &packet, place.original)
+        && seen.touch(skb, &flow, &packet, place.original)
     {
         counters::count_rules(skb, flow.rule);
         return send(skb, &packet, end);
@@ -266,6 +266,15 @@ fn judge_packet<F: Family, const NAT: u32>(
     let (old, meaning, original) = match flow {
         Some(flow) => {
             let place = seen.place(&flow);
+            if is_current(sender, &flow, &place)
+                && !conntrack::is_syn(packet)
+                && let Some(end) = current_destination(tables, &place)
+            {
+                // Half open, or in another state than it was.
+                seen.go_on(skb, packet, &flow, place.original);
+                counters::count_rules(skb, flow.rule);
+                return send(skb, packet, end);
+            }
             (flow, conntrack::meaning(packet, &flow, &place), place.original)
         }
         None => (Flow::NONE, Meaning::Opens, true),
@@ -313,7 +322,7 @@ fn judge_packet<F: Family, const NAT: u32>(
         None
     };
     let entry = judged.flow(packet, &seen, kept, forward, any_mac);
-    let room = meaning == Meaning::Aside || seen.open(&entry);
+    let room = meaning == Meaning::Aside || seen.open(skb, packet, &entry);
     if !room {
         return untracked(skb, packet, peer);
     }

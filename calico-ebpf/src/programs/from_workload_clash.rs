@@ -65,8 +65,7 @@ fn try_clash<F: Rewrite>(skb: &Skb) -> Result<Action, DropReason> {
     let mut packet = packet.translated_to(internal);
     let to_itself = line != 0 && packet.source == packet.destination;
     let is_lowest = nat.is_some_and(|nat| nat.flags & NAT_LOWEST != 0);
-    let mut seen = conntrack::look_up(&packet);
-    let mut flow = seen.flow_aside();
+    let (mut seen, mut flow) = conntrack::look_up_aside(&packet);
     let translation;
     let port;
     match flow {
@@ -87,8 +86,7 @@ fn try_clash<F: Rewrite>(skb: &Skb) -> Result<Action, DropReason> {
             let found = moved_port::find(&packet, tag);
             let place = found.taken().or(found.free()).ok_or(DropReason::NatClash)?;
             let moved = packet.moved_to(place);
-            seen = conntrack::look_up(&moved);
-            flow = seen.flow_aside();
+            (seen, flow) = conntrack::look_up_aside(&moved);
             translation = Translation {
                 tag,
                 moved: moved_flags(place),

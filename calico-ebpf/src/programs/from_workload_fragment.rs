@@ -75,7 +75,7 @@ fn try_fragment<F: Family, const UNSETTLED: u32>(
         return Err(DropReason::FragmentWithoutFirst);
     }
     let end = current_destination(&tables, &place).ok_or(DropReason::FragmentWithoutFirst)?;
-    seen.touch(&flow, &packet, place.original);
+    seen.touch(skb, &flow, &packet, place.original);
     counters::count_rules(skb, flow.rule);
     send(skb, &packet, end)
 }

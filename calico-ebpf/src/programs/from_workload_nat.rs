@@ -211,8 +211,8 @@ pub(super) fn carry<'a, F: Rewrite>(
         if is_current(sender, flow, &place)
             && !conntrack::is_syn(packet)
             && let Some(end) = current_destination(tables, &place)
-            && seen.touch(flow, packet, place.original)
         {
+            seen.carry_on(skb, flow, packet, place.original);
             counters::count_rules(skb, flow.rule);
             return Ok(end);
         }
@@ -278,7 +278,7 @@ fn judge_translated<'a, F: Rewrite>(
     let mut entry = judged.flow(packet, seen, kept, forward, any_mac);
     entry.nat = translation.tag;
     entry.flags |= translation.moved;
-    if seen.open(&entry) {
+    if seen.open(skb, packet, &entry) {
         Ok(peer)
     } else {
         Err(DropReason::FlowTableFull)
@@ -301,7 +301,8 @@ fn to_metadata<F: Rewrite>(
         if !place.original || flow.nat != NAT_METADATA {
             nat::end_if_closed(&seen, &flow)?;
         } else if !conntrack::is_syn(packet) {
-            if is_current(sender, &flow, &place) && seen.touch(&flow, packet, true) {
+            if is_current(sender, &flow, &place) {
+                seen.carry_on(skb, &flow, packet, true);
                 return send_to_metadata(skb, packet, &translated);
             }
             kept = Some(flow);
@@ -323,7 +324,7 @@ fn to_metadata<F: Rewrite>(
     let any_mac = flags & SOURCE_ANY_MAC != 0;
     let judged = Judged::always(me, responder);
     let entry = judged.flow(&translated, &seen, kept.as_ref(), true, any_mac);
-    if !seen.open(&entry) {
+    if !seen.open(skb, packet, &entry) {
         return Err(DropReason::FlowTableFull);
     }
     send_to_metadata(skb, packet, &translated)

@@ -4,10 +4,14 @@ use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use calico_ebpf_common::expire::{ExpireEntry, HEADER_BYTES, MAX_ENTRIES};
-use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
+use calico_ebpf_common::flow::{Flow, FlowKey6};
+use calico_ebpf_common::quota::{Correction, FOUND_HALF_OPEN, Kind};
 use calico_ebpf_common::verdict::DropReason;
 
 use crate::conntrack;
+use crate::family::{Family, V4, V6};
+use crate::quotas;
+use crate::scratch;
 use crate::skb::Skb;
 
 /// Deletes the flows that the packet names (see [`calico_ebpf_common::expire::ExpireHeader`]) and that no packet has touched since the agent
@@ -21,7 +25,7 @@ pub(crate) fn expire_flows(context: TcContext) -> i32 {
 #[inline(always)]
 fn try_expire(skb: &Skb) -> Result<i32, DropReason> {
     let header = skb.view::<HEADER_BYTES>(0)?;
-    let (count, family) = (header.ne32::<0>(), header.ne32::<4>());
+    let (count, family, table) = (header.ne32::<0>(), header.ne32::<4>(), header.ne32::<8>());
     let mut deleted = 0;
     for index in 0..MAX_ENTRIES {
         if index as u32 >= count {
@@ -29,23 +33,62 @@ fn try_expire(skb: &Skb) -> Result<i32, DropReason> {
         }
         let offset = HEADER_BYTES + index * size_of::<ExpireEntry>();
         let last_seen: u64 = skb.load(offset + size_of::<FlowKey6>())?;
-        if family == 4 {
-            let words: [u64; 2] = load_words(skb, offset)?;
-            let key: FlowKey4 = bytemuck::must_cast(words);
-            if is_untouched(conntrack::find4(&key), last_seen) {
-                conntrack::delete4(&key);
-                deleted += 1;
-            }
+        let key: [u64; 5] = load_words(skb, offset)?;
+        let room = scratch::room().ok_or(DropReason::NoPolicyTable)?;
+        // SAFETY: the room is ours until the program ends.
+        unsafe { core::ptr::addr_of_mut!((*room).key).write(key) };
+        let is_expired = if family == 4 {
+            expire_flow4(table, last_seen)
         } else {
-            let words: [u64; 5] = load_words(skb, offset)?;
-            let key: FlowKey6 = bytemuck::must_cast(words);
-            if is_untouched(conntrack::find6(&key), last_seen) {
-                conntrack::delete6(&key);
-                deleted += 1;
-            }
-        }
+            expire_flow6(table, last_seen)
+        };
+        deleted += is_expired.cast_signed();
     }
     Ok(deleted)
+}
+
+/// Adds to a quota what the packet says (see [`Correction`]). Returns 0.
+#[classifier]
+pub(crate) fn correct_quota(context: TcContext) -> i32 {
+    let skb = Skb::new(context.skb.skb);
+    if let Ok(correction) = skb.view::<{ size_of::<Correction>() }>(0)
+        && let Ok(count) = skb.load::<u64>(8)
+    {
+        let kind = if correction.ne32::<4>() == Kind::HalfOpen as u32 {
+            Kind::HalfOpen
+        } else {
+            Kind::Confirmed
+        };
+        quotas::add(correction.ne32::<0>() as u16, kind, count.cast_signed());
+    }
+    0
+}
+
+/// Ends the IPv4 flow whose key is in the scratch room if no packet has touched it. Returns 1 if it did.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn expire_flow4(table: u32, last_seen: u64) -> u32 {
+    expire::<V4>(table, last_seen)
+}
+
+/// As [`expire_flow4`], for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn expire_flow6(table: u32, last_seen: u64) -> u32 {
+    expire::<V6>(table, last_seen)
+}
+
+#[inline(always)]
+fn expire<F: Family>(table: u32, last_seen: u64) -> u32 {
+    let Some(room) = scratch::room() else { return 0 };
+    // SAFETY: the room is ours until the program ends.
+    let key = unsafe { F::read_key(core::ptr::addr_of!((*room).key)) };
+    let entry = if table == FOUND_HALF_OPEN {
+        F::half_open().get_ptr_mut(key)
+    } else {
+        F::confirmed().get_ptr_mut(key)
+    };
+    u32::from(is_untouched(entry, last_seen) && conntrack::close_kept::<F>(table))
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ use calico_ebpf_common::verdict::{DropReason, PassReason};
 
 use super::{ANSWER4, ANSWER6, NO_FLOW, drop_packet, leave_to, refuse};
 use crate::antispoof;
-use crate::conntrack::{self, Meaning, Seen};
+use crate::conntrack::{self, Meaning, Place, Seen};
 use crate::counters;
 use crate::family::{Family, V4, V6};
 use crate::forward::{self, Action};
@@ -165,7 +165,7 @@ pub(super) fn track<F: Family>(skb: &Skb, receiver: &Receiver<'_>, packet: &Pack
     let by_host = Judged::by_host(End::of_endpoint(receiver.slot, receiver.endpoint));
     let Some(flow) = seen.flow() else {
         if packet.kind != PacketKind::IcmpReply {
-            seen.open(&by_host.flow(packet, seen, None, true, false));
+            seen.open(skb, packet, &by_host.flow(packet, seen, None, true, false));
         }
         return;
     };
@@ -173,7 +173,7 @@ pub(super) fn track<F: Family>(skb: &Skb, receiver: &Receiver<'_>, packet: &Pack
     let opens_anew = place.original && place.destination_generation != receiver.endpoint.generation
         || conntrack::is_syn(packet) && flow.is_closed();
     if opens_anew {
-        seen.open(&by_host.flow(packet, seen, None, true, false));
+        seen.open(skb, packet, &by_host.flow(packet, seen, None, true, false));
         return;
     }
     // Of another generation, its numbers may be those of other rules by now.
@@ -181,13 +181,9 @@ pub(super) fn track<F: Family>(skb: &Skb, receiver: &Receiver<'_>, packet: &Pack
     {
         counters::count_rules(skb, flow.rule);
     }
-    if !seen.touch(&flow, packet, place.original) {
-        let state = conntrack::next_state(flow.state, packet, place.original);
-        seen.open(&Flow {
-            state,
-            last_seen: conntrack::now(),
-            ..flow
-        });
+    // Half open, it stays so until the workload answers: this function has no stack to spare.
+    if !seen.touch(skb, &flow, packet, place.original) {
+        seen.go_on(skb, packet, &flow, place.original);
     }
 }
 
@@ -215,24 +211,31 @@ fn from_remote<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR:
         }
         PacketKind::Plain | PacketKind::IcmpQuery | PacketKind::IcmpReply => {}
     }
-    let seen = conntrack::look_up(&packet);
+    let seen = conntrack::look_up_confirmed(&packet);
     let Some(flow) = seen.flow() else {
         skb.leave(NO_FLOW);
-        if nat::concerns_received(receiver.endpoint, &packet) {
+        if nat::concerns_received(receiver.endpoint, &packet) && !seen.is_half_open() {
             return Err(leave_to::<NAT>(context));
         }
         return Err(leave_to::<UNSETTLED>(context));
     };
     let place = seen.place(&flow);
-    let current = place.destination_slot == receiver.slot
-        && place.destination_generation == receiver.endpoint.generation;
-    if current && !conntrack::is_syn(&packet) && seen.touch(&flow, &packet, place.original) {
+    if is_current(receiver, &place)
+        && !conntrack::is_syn(&packet)
+        && seen.touch(skb, &flow, &packet, place.original)
+    {
         counters::count_rules(skb, flow.rule);
         return Ok(forward::to_stack(skb, PassReason::FromRemote));
     }
     note_kept(tables, &place);
     skb.leave(0);
     Err(leave_to::<UNSETTLED>(context))
+}
+
+/// Returns whether the flow's destination is this receiver, judged under its present policy.
+#[inline(always)]
+fn is_current(receiver: &Receiver<'_>, place: &Place) -> bool {
+    place.destination_slot == receiver.slot && place.destination_generation == receiver.endpoint.generation
 }
 
 /// Judges a packet that the fast path does not settle.
@@ -294,6 +297,12 @@ fn judge_packet<F: Family, const NAT: u32>(
     let (old, meaning, original, peer) = match seen.flow() {
         Some(flow) => {
             let place = seen.place(&flow);
+            if is_current(receiver, &place) && !conntrack::is_syn(packet) {
+                // Half open, or in another state than it was.
+                seen.go_on(skb, packet, &flow, place.original);
+                counters::count_rules(skb, flow.rule);
+                return Ok(forward::to_stack(skb, PassReason::FromRemote));
+            }
             let host = place.source_slot == SLOT_HOST;
             let peer = if host {
                 End {
@@ -348,7 +357,8 @@ fn judge_packet<F: Family, const NAT: u32>(
     } else {
         None
     };
-    let room = meaning == Meaning::Aside || seen.open(&judged.flow(packet, &seen, kept, forward, false));
+    let room = meaning == Meaning::Aside
+        || seen.open(skb, packet, &judged.flow(packet, &seen, kept, forward, false));
     let reason = if room {
         PassReason::FromRemote
     } else {

@@ -64,32 +64,24 @@ fn try_clash<F: Rewrite>(skb: &Skb) -> Result<Action, DropReason> {
     let place = found.taken().or(found.free()).ok_or(DropReason::NatClash)?;
     let moved = packet.moved_to(place);
     let mut seen = conntrack::look_up(&moved);
-    let flow = seen.flow();
-    let goes_on = match &flow {
+    let flow = seen.flow_aside();
+    let goes_on = match flow {
         Some(flow) => {
             let stands = seen.place(flow);
             stands.destination_slot == receiver.slot
                 && stands.destination_generation == receiver.endpoint.generation
                 && !conntrack::is_syn(&packet)
-                && seen.touch(flow, &packet, true)
         }
         None => false,
     };
-    if goes_on {
-        counters::count_rules(skb, flow.map_or([0; 2], |flow| flow.rule));
+    if goes_on && let Some(flow) = flow {
+        seen.carry_on(skb, flow, &packet, true);
+        counters::count_rules(skb, flow.rule);
     } else {
-        let mut judged = judge_received(
-            skb,
-            &tables,
-            &receiver,
-            &packet,
-            &mut seen,
-            flow.as_ref(),
-            by_host,
-        )?;
+        let mut judged = judge_received(skb, &tables, &receiver, &packet, &mut seen, flow, by_host)?;
         judged.nat = tag;
         judged.flags |= moved_flags(place);
-        if !seen.open(&judged) {
+        if !seen.open(skb, &packet, &judged) {
             return Err(DropReason::FlowTableFull);
         }
     }

@@ -76,7 +76,7 @@ fn try_fragment<F: Family, const UNSETTLED: u32>(
     {
         return Err(DropReason::FragmentWithoutFirst);
     }
-    seen.touch(&flow, &packet, place.original);
+    seen.touch(skb, &flow, &packet, place.original);
     counters::count_rules(skb, flow.rule);
     Ok(forward::to_stack(skb, PassReason::FromRemote))
 }

@@ -67,14 +67,14 @@ fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> 
     }
     let translated = packet.translated_to(packet.destination);
     let seen = conntrack::look_up(&translated);
-    if let Some(flow) = seen.flow() {
-        let place = seen.place(&flow);
+    if let Some(flow) = seen.flow_aside() {
+        let place = seen.place(flow);
         let is_answer =
             !place.original && flow.nat == NAT_METADATA && place.destination_slot == receiver.slot;
         if is_answer && F::is_from_metadata(&packet) {
-            return from_metadata(skb, &packet, &seen, &flow);
+            return from_metadata(skb, &packet, &seen, flow);
         }
-        nat::end_if_closed(&seen, &flow)?;
+        nat::end_if_closed(&seen, flow)?;
     }
     if receiver.endpoint.has_nats() {
         nat::check_not_moved(&translated, NAT_PORT_ONLY)?;
@@ -105,13 +105,7 @@ fn from_metadata<F: Rewrite>(
     seen: &Seen<F>,
     flow: &Flow,
 ) -> Result<Action, DropReason> {
-    if !seen.touch(flow, packet, false) {
-        seen.open(&Flow {
-            state: conntrack::next_state(flow.state, packet, false),
-            last_seen: conntrack::now(),
-            ..*flow
-        });
-    }
+    seen.carry_on(skb, flow, packet, false);
     rewrite::from_metadata(skb, packet)?;
     Ok(forward::to_stack(skb, PassReason::Metadata))
 }
@@ -132,20 +126,20 @@ fn to_external<F: Rewrite>(
     let internal = F::from_halves(nat.internal);
     let translated = packet.translated_to(internal);
     let mut seen = conntrack::look_up(&translated);
-    let mut flow = seen.flow();
+    let mut flow = seen.flow_aside();
     if let Some(found) = flow {
-        let place = seen.place(&found);
+        let place = seen.place(found);
         if !place.original || found.nat != nat.tag || found.moved_place().is_some() {
             if !conntrack::is_syn(packet) {
                 return Err(DropReason::NatClash);
             }
-            nat::end_if_closed(&seen, &found)?;
+            nat::end_if_closed(&seen, found)?;
             flow = None;
         } else if place.destination_slot == receiver.slot
             && place.destination_generation == receiver.endpoint.generation
             && !conntrack::is_syn(packet)
-            && seen.touch(&found, packet, true)
         {
+            seen.carry_on(skb, found, packet, true);
             counters::count_rules(skb, found.rule);
             return Ok(());
         }
@@ -153,17 +147,9 @@ fn to_external<F: Rewrite>(
     if flow.is_none() {
         nat::check_not_moved(&translated, nat.tag)?;
     }
-    let mut entry = judge_received(
-        skb,
-        tables,
-        receiver,
-        &translated,
-        &mut seen,
-        flow.as_ref(),
-        by_host,
-    )?;
+    let mut entry = judge_received(skb, tables, receiver, &translated, &mut seen, flow, by_host)?;
     entry.nat = nat.tag;
-    if seen.open(&entry) {
+    if seen.open(skb, packet, &entry) {
         Ok(())
     } else {
         Err(DropReason::FlowTableFull)

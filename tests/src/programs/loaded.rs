@@ -10,6 +10,8 @@ use aya::util::nr_cpus;
 use calico_ebpf_common::event::Budget;
 use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
 use calico_ebpf_common::maps::{self, Counter};
+use calico_ebpf_common::quota::{FlowLimits, Quota};
+use calico_ebpf_userspace::dataplane::flows::FlowKey;
 use calico_ebpf_userspace::dataplane::policy_map::PolicyMap;
 
 use super::object::{fill_unsettled, load_object, map_data};
@@ -30,6 +32,12 @@ pub(super) struct Loaded {
     pub(super) object: Ebpf,
     pub(super) policy: PolicyMap,
 }
+
+/// What a table is full at is the table's size.
+const NO_LIMITS: FlowLimits = FlowLimits {
+    half_open: u32::MAX,
+    confirmed: u32::MAX,
+};
 
 static AT_REST: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
 
@@ -56,11 +64,13 @@ impl Loaded {
         let data = |name| map_data(&object, name);
         let policy = PolicyMap::map(data(maps::POLICY), data(maps::ACTIVE), variant.lines)
             .expect("map the policy table");
-        Self {
+        let mut loaded = Self {
             variant,
             object,
             policy,
-        }
+        };
+        loaded.set_limits(NO_LIMITS);
+        loaded
     }
 
     /// Keeps the programs for the next test.
@@ -70,6 +80,7 @@ impl Loaded {
 
     fn reset(mut self) -> Self {
         self.clear_flows();
+        self.set_limits(NO_LIMITS);
         let active = self.object.map_mut(maps::ACTIVE).expect("a map");
         let mut active = Array::<_, u64>::try_from(active).expect("an array");
         active.set(0, 0, 0).expect("no table is in force");
@@ -111,17 +122,30 @@ impl Loaded {
 
     /// Forgets all flows.
     pub(super) fn clear_flows(&mut self) {
-        let map = self.object.map_mut(maps::FLOWS4).expect("a map");
-        let mut map = HashMap::<_, FlowKey4, Flow>::try_from(map).expect("a hash map");
-        let keys: Vec<FlowKey4> = map.keys().map(|key| key.expect("a key")).collect();
-        for key in &keys {
-            map.remove(key).expect("nobody else deletes");
+        self.clear::<FlowKey4>();
+        self.clear::<FlowKey6>();
+        let quotas = self.object.map_mut(maps::QUOTAS).expect("a map");
+        let mut quotas = Array::<_, Quota>::try_from(quotas).expect("an array");
+        for slot in 0..64 {
+            quotas.set(slot, Quota::default(), 0).expect("forget a quota");
         }
-        let map = self.object.map_mut(maps::FLOWS6).expect("a map");
-        let mut map = HashMap::<_, FlowKey6, Flow>::try_from(map).expect("a hash map");
-        let keys: Vec<FlowKey6> = map.keys().map(|key| key.expect("a key")).collect();
-        for key in &keys {
-            map.remove(key).expect("nobody else deletes");
+    }
+
+    fn clear<K: FlowKey>(&mut self) {
+        for name in K::MAPS {
+            let map = self.object.map_mut(name).expect("a map");
+            let mut map = HashMap::<_, K, Flow>::try_from(map).expect("a hash map");
+            let keys: Vec<K> = map.keys().map(|key| key.expect("a key")).collect();
+            for key in &keys {
+                map.remove(key).expect("nobody else deletes");
+            }
         }
+    }
+
+    /// Sets how many flows each endpoint may have.
+    pub(super) fn set_limits(&mut self, limits: FlowLimits) {
+        let map = self.object.map_mut(maps::LIMITS).expect("a map");
+        let mut map = Array::<_, FlowLimits>::try_from(map).expect("an array");
+        map.set(0, limits, 0).expect("set the limits");
     }
 }

@@ -33,6 +33,8 @@ pub(super) fn load_object(variant: &Variant) -> Ebpf {
         (maps::POLICY, variant.lines),
         (maps::FLOWS4, variant.flows),
         (maps::FLOWS6, variant.flows),
+        (maps::HALF_OPEN4, variant.flows),
+        (maps::HALF_OPEN6, variant.flows),
     ] {
         loader.map_max_entries(name, size);
     }

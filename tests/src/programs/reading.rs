@@ -11,7 +11,9 @@ use calico_ebpf_common::expire::{Clock, ExpireEntry, ExpireHeader};
 use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6, NOT_TRANSLATED};
 use calico_ebpf_common::fragment::{Datagram, DatagramKey};
 use calico_ebpf_common::maps::{self, Counter};
+use calico_ebpf_common::quota::{Kind, Quota};
 use calico_ebpf_common::verdict::{DropReason, PassReason};
+use calico_ebpf_userspace::dataplane::flows::FlowKey;
 
 use super::{Counted, Dataplane};
 use crate::packets::Path;
@@ -64,12 +66,38 @@ impl Dataplane {
 
     /// Returns all IPv4 flows.
     pub fn flows4(&self) -> BTreeMap<FlowKey4, Flow> {
-        entries(&self.flow_map(maps::FLOWS4))
+        self.entries()
     }
 
     /// Returns all IPv6 flows.
     pub fn flows6(&self) -> BTreeMap<FlowKey6, Flow> {
-        entries(&self.flow_map(maps::FLOWS6))
+        self.entries()
+    }
+
+    /// Returns the flows of one family that are half open or confirmed.
+    pub fn flows_of<K: FlowKey + Ord>(&self, kind: Kind) -> BTreeMap<K, Flow> {
+        let map = self.flow_map::<K>(K::MAPS[kind as usize]);
+        map.iter().map(|entry| entry.expect("a readable entry")).collect()
+    }
+
+    fn entries<K: FlowKey + Ord>(&self) -> BTreeMap<K, Flow> {
+        Kind::ALL
+            .into_iter()
+            .flat_map(|kind| self.flows_of(kind))
+            .collect()
+    }
+
+    fn entry<K: FlowKey>(&self, key: &K) -> Option<Flow> {
+        K::MAPS
+            .into_iter()
+            .find_map(|name| self.flow_map(name).get(key, 0).ok())
+    }
+
+    /// Returns how many flows the programs believe a workload to have.
+    pub fn quota(&self, name: &str) -> Quota {
+        let map = self.loaded().object.map(maps::QUOTAS).expect("a map");
+        let map: Array<_, Quota> = Array::try_from(map).expect("an array");
+        map.get(&u32::from(self.slot(name)), 0).expect("in the array")
     }
 
     fn flow_map<K: Pod>(&self, name: &str) -> HashMap<&MapData, K, Flow> {
@@ -104,7 +132,7 @@ impl Dataplane {
                     translation: NOT_TRANSLATED,
                     reserved: [0; 2],
                 };
-                self.flow_map(maps::FLOWS4).get(&key, 0).ok()
+                self.entry(&key)
             }
             [IpAddr::V6(low), IpAddr::V6(high)] => {
                 let key = FlowKey6 {
@@ -116,7 +144,7 @@ impl Dataplane {
                     translation: NOT_TRANSLATED,
                     reserved: [0; 2],
                 };
-                self.flow_map(maps::FLOWS6).get(&key, 0).ok()
+                self.entry(&key)
             }
             _ => panic!("{path:?} is of two families"),
         }
@@ -127,11 +155,17 @@ impl Dataplane {
         self.loaded_mut().clear_flows();
     }
 
-    /// Runs `expire_flows`; returns how many flows it deleted. `family` is 4 or 6.
+    /// Runs `expire_flows` for half-open and confirmed flows; returns how many it deleted. `family` is 4 or 6.
     pub fn expire(&self, family: u32, entries: &[ExpireEntry]) -> u32 {
+        let kinds = Kind::ALL.into_iter();
+        kinds.map(|kind| self.expire_of(kind, family, entries)).sum()
+    }
+
+    fn expire_of(&self, kind: Kind, family: u32, entries: &[ExpireEntry]) -> u32 {
         let header = ExpireHeader {
             count: u32::try_from(entries.len()).expect("few entries"),
             family,
+            table: kind as u32,
             reserved: 0,
         };
         let mut packet = bytemuck::bytes_of(&header).to_vec();
@@ -167,10 +201,6 @@ fn sum(map: &PerCpuArray<impl Borrow<MapData>, Counter>, index: u32) -> Counter 
         packets: sum.packets + value.packets,
         bytes: sum.bytes + value.bytes,
     })
-}
-
-fn entries<K: Pod + Ord>(map: &HashMap<&MapData, K, Flow>) -> BTreeMap<K, Flow> {
-    map.iter().map(|entry| entry.expect("a readable entry")).collect()
 }
 
 pub(super) fn difference(

@@ -9,7 +9,8 @@ use calico_ebpf_common::port::protocol::{TCP, UDP};
 use calico_ebpf_tests::packets::Path;
 use calico_ebpf_tests::programs::Dataplane;
 use calico_ebpf_userspace::config::values::ConntrackTimeouts;
-use calico_ebpf_userspace::dataplane::flows::{Expiry, ticks_per_second};
+use calico_ebpf_userspace::dataplane::expiry::Expiry;
+use calico_ebpf_userspace::dataplane::flows::ticks_per_second;
 
 use crate::conntrack::establish;
 use crate::scene::{families, open};

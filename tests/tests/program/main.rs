@@ -24,6 +24,8 @@ mod nat_errors;
 mod neighbor;
 mod parsing;
 mod policy;
+mod quotas;
 mod random;
 mod scene;
 mod updates;
+mod window;

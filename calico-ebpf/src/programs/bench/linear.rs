@@ -61,7 +61,7 @@ fn try_linear(skb: &Skb) -> Result<i32, DropReason> {
             flags: if seen.source_is_low { FLOW_ORIGIN_LOW } else { 0 },
             ..Flow::NONE
         };
-        if !seen.open(&flow) {
+        if !seen.open(skb, &packet, &flow) {
             return Err(DropReason::NoFlow);
         }
     }

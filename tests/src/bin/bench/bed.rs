@@ -10,6 +10,7 @@ use calico_ebpf_common::bench::Vary;
 use calico_ebpf_common::flow::{Flow, FlowKey4};
 use calico_ebpf_common::line::Line;
 use calico_ebpf_common::maps;
+use calico_ebpf_common::quota::FlowLimits;
 use calico_ebpf_userspace::compile::input::{HostFacts, HostInterface, Limits, TableInput};
 use calico_ebpf_userspace::compile::rule_ids::RuleIds;
 use calico_ebpf_userspace::compile::table;
@@ -82,7 +83,9 @@ impl Bed {
         loader
             .map_max_entries(maps::POLICY, lines)
             .map_max_entries(maps::FLOWS4, flows4)
-            .map_max_entries(maps::FLOWS6, flows6);
+            .map_max_entries(maps::FLOWS6, flows6)
+            .map_max_entries(maps::HALF_OPEN4, flows4)
+            .map_max_entries(maps::HALF_OPEN6, flows6);
         for (name, entries) in &self.sizes {
             loader.map_max_entries(name, *entries);
         }
@@ -90,6 +93,7 @@ impl Bed {
             loader.override_global(name, value, true);
         }
         let mut object = loader.load(&bytes)?;
+        set_no_limits(&mut object)?;
         if let Some(policy) = &self.policy {
             self.fill_table(&mut object, policy)?;
             fill_unsettled(&mut object)?;
@@ -143,6 +147,28 @@ impl Bed {
         active.set(0, 1, 0)?;
         Ok(())
     }
+}
+
+/// Lets the table's size alone limit how many flows there are.
+fn set_no_limits(object: &mut Ebpf) -> anyhow::Result<()> {
+    let map = object.map_mut(maps::LIMITS).context("no limits of flows")?;
+    let mut limits: Array<_, FlowLimits> = Array::try_from(map)?;
+    let most = FlowLimits {
+        half_open: u32::MAX,
+        confirmed: u32::MAX,
+    };
+    Ok(limits.set(0, most, 0)?)
+}
+
+/// Returns the number of IPv4 flows, half open or confirmed.
+pub(crate) fn count_flows(object: &Ebpf) -> anyhow::Result<usize> {
+    let mut count = 0;
+    for name in [maps::FLOWS4, maps::HALF_OPEN4] {
+        let map = object.map(name).context("no conntrack map")?;
+        let flows: HashMap<_, FlowKey4, Flow> = HashMap::try_from(map)?;
+        count += flows.keys().count();
+    }
+    Ok(count)
 }
 
 fn fill_lookup(object: &mut Ebpf) -> anyhow::Result<()> {

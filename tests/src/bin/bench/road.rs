@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use aya::Ebpf;
+use aya::maps::Array;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap};
 use aya::programs::tc::TcAttachType;
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use calico_ebpf_common::bench::{LinearRule, Vary};
-use calico_ebpf_common::flow::{Flow, FlowKey4};
 use calico_ebpf_common::maps;
 use calico_ebpf_tests::netns::Netns;
 use calico_ebpf_tests::tap::{LARGEST, Tap, VNET_HEADER};
@@ -170,11 +169,7 @@ impl Road {
                 let count = self.namespace.sysctl("net/netfilter/nf_conntrack_count");
                 Some(count.parse()?)
             }
-            Surface::Ours | Surface::Linear => {
-                let map = self.object.map(maps::FLOWS4).context("no conntrack map")?;
-                let flows: HashMap<_, FlowKey4, Flow> = HashMap::try_from(map)?;
-                Some(flows.keys().count() as u64)
-            }
+            Surface::Ours | Surface::Linear => Some(bed::count_flows(&self.object)? as u64),
         })
     }
 

@@ -5,17 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use aya::Ebpf;
-use aya::maps::HashMap;
 use aya::programs::{TestRun, TestRunOptions};
 use calico_ebpf_common::bench::Vary;
-use calico_ebpf_common::flow::{Flow, FlowKey4};
 use calico_ebpf_common::maps::{self, settings};
 use calico_ebpf_tests::host::PIN_DIR;
 use calico_ebpf_tests::netns::Netns;
 use calico_ebpf_userspace::config::values::ConntrackTimeouts;
-use calico_ebpf_userspace::dataplane::flows::FlowSweeper;
 use calico_ebpf_userspace::dataplane::pins::Pins;
 use calico_ebpf_userspace::dataplane::sk_buff::{self, SkBuff};
+use calico_ebpf_userspace::dataplane::sweep::FlowSweeper;
 use etherparse::{PacketBuilder, TcpHeader};
 
 use super::Run;
@@ -133,7 +131,14 @@ fn repeat(object: &mut Ebpf, name: &str, count: u32) -> anyhow::Result<f64> {
 /// Pins what the agent's sweep needs, where it looks for it.
 fn sweeper(object: &mut Ebpf) -> anyhow::Result<FlowSweeper> {
     let pins = Pins::below(std::path::Path::new(PIN_DIR));
-    for name in [maps::FLOWS4, maps::FLOWS6, maps::DATAGRAMS] {
+    for name in [
+        maps::FLOWS4,
+        maps::FLOWS6,
+        maps::HALF_OPEN4,
+        maps::HALF_OPEN6,
+        maps::QUOTAS,
+        maps::DATAGRAMS,
+    ] {
         let path = pins.map(name);
         std::fs::create_dir_all(path.parent().context("a directory")?)?;
         object
@@ -141,7 +146,11 @@ fn sweeper(object: &mut Ebpf) -> anyhow::Result<FlowSweeper> {
             .context("a map of flows or datagrams")?
             .pin(&path)?;
     }
-    for name in [maps::PROGRAM_EXPIRE_FLOWS, maps::PROGRAM_READ_CLOCK] {
+    for name in [
+        maps::PROGRAM_EXPIRE_FLOWS,
+        maps::PROGRAM_READ_CLOCK,
+        maps::PROGRAM_CORRECT_QUOTA,
+    ] {
         let path = pins.program(name);
         std::fs::create_dir_all(path.parent().context("a directory")?)?;
         bed::program(object, name)?.pin(&path)?;
@@ -159,7 +168,7 @@ fn expire(sweeper: &FlowSweeper, flows: u32) -> anyhow::Result<f64> {
     let nanoseconds = cpu_nanoseconds(|| {
         // Those of the last tick need another sweep.
         for _ in 0..1000 {
-            deleted += sweeper.sweep(&timeouts)?.deleted;
+            deleted += sweeper.sweep(&timeouts, false)?.deleted;
             if deleted >= u64::from(flows) {
                 break;
             }
@@ -340,9 +349,7 @@ impl Flood {
     }
 
     fn flows(&self) -> anyhow::Result<usize> {
-        let map = self.road.object.map(maps::FLOWS4).context("no conntrack map")?;
-        let flows: HashMap<_, FlowKey4, Flow> = HashMap::try_from(map)?;
-        Ok(flows.keys().count())
+        bed::count_flows(&self.road.object)
     }
 }
 
