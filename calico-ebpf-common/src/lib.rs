@@ -31,6 +31,7 @@ pub mod policy;
 pub mod port;
 pub mod quota;
 pub mod root;
+pub mod tombstone;
 pub mod verdict;
 pub mod window;
 

@@ -84,6 +84,8 @@ pub const ANSWERS: &str = "CEBPF_ANSWERS";
 /// Array by family of two `u64`: the host's address that ICMP errors about denied packets come from, high half first; 0 is
 /// none.
 pub const ANSWER_SOURCES: &str = "CEBPF_ANSWER_SOURCES";
+/// Array by slot of [`crate::tombstone::Tombstone`].
+pub const TOMBSTONES: &str = "CEBPF_TOMBSTONES";
 
 /// Entries of [`COUNTERS`].
 pub const COUNTER_ENTRIES: u32 = 128;

@@ -93,6 +93,8 @@ reasons! {
         FragmentOverlap = 41, "fragment-overlap";
         /// No room to remember the datagram of a first fragment.
         FragmentTableFull = 42, "fragment-table-full";
+        /// TCP to a workload of this host that was deleted less than a minute ago: answered with a reset.
+        WorkloadGone = 50, "workload-gone";
     }
 }
 

@@ -215,6 +215,7 @@ impl<'a> Work<'a> {
         let mut watchdog = ticks(sd_notify::watchdog_enabled().map_or(Duration::ZERO, |limit| limit / 3));
         loop {
             let due = self.due.unwrap_or_else(|| Instant::now() + NEVER);
+            let tombstones_due = self.tombstones_due();
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
                 update = feed.next() => match update {
@@ -238,6 +239,7 @@ impl<'a> Work<'a> {
                 swept = finished(&mut self.sweep) => self.end_sweep(swept),
                 slots = self.settling.settled() => self.dataplane.renew_generations(&slots)?,
                 () = self.status.changed() => self.tell_status(),
+                () = sleep_until(tombstones_due) => self.dataplane.go_on_with_tombstones(&self.snapshot),
                 () = sleep_until(due) => self.pass().await?,
             }
         }
@@ -247,6 +249,8 @@ impl<'a> Work<'a> {
     fn take_update(&mut self, update: &Update) -> bool {
         self.reporter.tell_datastore(update, &self.snapshot);
         apply_changes(&mut self.snapshot, &update.changes);
+        let changed = update.changes.values().flatten().map(|resource| &**resource);
+        self.dataplane.clear_tombstones_of(changed);
         self.calculation.apply(&update.changes);
         if update.changes.is_empty() {
             self.reporter.publish();
@@ -332,6 +336,13 @@ impl<'a> Work<'a> {
         self.status.tell(self.reporter.report(), &self.snapshot);
         self.tell_status();
         Ok(())
+    }
+
+    /// Returns when tombstones go on: not while the datastore is not followed, for an endpoint that is not there may have moved.
+    fn tombstones_due(&self) -> Instant {
+        let due = self.dataplane.tombstones_change_at();
+        let due = due.filter(|_| self.reporter.is_in_sync());
+        due.map_or_else(|| Instant::now() + NEVER, Instant::from_std)
     }
 
     fn tell_status(&mut self) {

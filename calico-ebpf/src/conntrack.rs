@@ -8,7 +8,7 @@ use calico_ebpf_common::branchless::opaque;
 use calico_ebpf_common::endpoint::Slot;
 use calico_ebpf_common::flow::{
     FLOW_ORIGIN_LOW, Flow, FlowKey4, FlowKey6, ORIGIN, RESPONDER, STATE_ESTABLISHED, STATE_FIN_ORIGIN,
-    STATE_REPLIED, STATE_RESET_ORIGIN,
+    STATE_REPLIED, STATE_RESET, STATE_RESET_ORIGIN,
 };
 use calico_ebpf_common::maps::{FLOW_ENTRIES, HALF_OPEN_ENTRIES};
 use calico_ebpf_common::port::protocol;
@@ -48,12 +48,15 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_jiffies64() }
 }
 
+/// See [`Seen::keep`].
+const KEPT: u32 = 4;
+
 /// A flow as one packet sees it.
 pub(crate) struct Seen<F: Family> {
     pub(crate) key: F::Key,
     pub(crate) source_is_low: bool,
     entry: Option<*mut Flow>,
-    /// In which table it was found: `FOUND_NONE`, `FOUND_HALF_OPEN` or `FOUND_CONFIRMED`.
+    /// In which table it was found: `FOUND_NONE`, `FOUND_HALF_OPEN` or `FOUND_CONFIRMED`; with [`KEPT`], it is not ended.
     found: u32,
 }
 
@@ -235,14 +238,25 @@ impl<F: Family> Seen<F> {
         }
         if packet.protocol == protocol::TCP {
             let original = (flow.flags & FLOW_ORIGIN_LOW != 0) == self.source_is_low;
-            let goes_on = F::recall_kept(self.found);
+            let goes_on = F::recall_kept(self.found & !KEPT);
             let segment = Segment::of(packet, original, u32::from(goes_on));
             follow_kept(skb.raw(), segment.0);
             if packet.tcp_flags & TCP_SYN != 0 {
                 offer_kept(skb.raw(), segment.0);
             }
         }
-        F::open_kept(self.found)
+        F::open_kept(self.found & !KEPT)
+    }
+
+    /// Ends TCP in `flow`, as a reset of the other end would: it stays known for as long as a reset one does.
+    #[inline(always)]
+    pub(crate) fn reset(&self, skb: &Skb, packet: &Packet<F>, flow: &Flow) {
+        let ended = Flow {
+            state: flow.state | STATE_RESET,
+            last_seen: now(),
+            ..*flow
+        };
+        self.open(skb, packet, &ended);
     }
 
     /// Looks at the flow with the same tuple of the other kind: translated or not. The key is what it was afterwards.
@@ -260,10 +274,16 @@ impl<F: Family> Seen<F> {
         answer
     }
 
+    /// Has [`Self::close`] leave the flow as it is.
+    #[inline(always)]
+    pub(crate) fn keep(&mut self) {
+        self.found |= KEPT;
+    }
+
     /// Ends the flow.
     #[inline(always)]
     pub(crate) fn close(&self) {
-        if settings::dry_run() || self.found == FOUND_NONE {
+        if settings::dry_run() || self.found == FOUND_NONE || self.found & KEPT != 0 {
             return;
         }
         if let Some(room) = scratch::room() {

@@ -39,6 +39,7 @@ mod segment;
 mod settings;
 mod skb;
 mod tables;
+mod tombstones;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

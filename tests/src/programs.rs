@@ -9,6 +9,7 @@ mod loaded;
 mod object;
 mod ran;
 mod reading;
+mod tombstones;
 mod workload;
 
 use std::cell::Cell;

@@ -123,6 +123,11 @@ impl Reporter {
         self.state = state;
     }
 
+    /// Returns whether the datastore is followed: what is not in it is not there.
+    pub(super) fn is_in_sync(&self) -> bool {
+        self.state == State::InSync
+    }
+
     /// Tells the state of the dataplane after a pass.
     pub(super) fn tell_dataplane(
         &mut self,

@@ -29,6 +29,7 @@ use super::routes::{RouteTable, Routes};
 use super::state_file::StateFile;
 use super::sysctls::Sysctls;
 use super::taps::Taps;
+use super::tombstones::Tombstones;
 use super::{host_addresses, interfaces};
 use crate::calc::effective::EffectiveState;
 use crate::compile::input::{HostFacts, HostInterface, Limits, TableInput};
@@ -100,6 +101,7 @@ pub struct Dataplane {
     pub(super) assignments: Assignments,
     /// `None` before the first look at the host.
     pub(super) migrations: Option<Migrations>,
+    pub(super) tombstones: Tombstones,
     pub(super) interfaces: Interfaces,
     host_addresses: BTreeSet<IpAddr>,
     pub(super) taps: Taps,
@@ -117,7 +119,7 @@ pub struct Dataplane {
     pub amendments: u64,
     /// How long it took to compile the last version of the table and to put it in force.
     pub apply_milliseconds: u64,
-    ticks_per_second: u64,
+    pub(super) ticks_per_second: u64,
 }
 
 impl Dataplane {
@@ -152,6 +154,7 @@ impl Dataplane {
                 ..Assignments::default()
             },
             migrations: None,
+            tombstones: Tombstones::default(),
             interfaces: Interfaces::new(),
             host_addresses: BTreeSet::new(),
             taps: Taps::default(),
@@ -387,6 +390,7 @@ impl Dataplane {
     fn write_version(&mut self, desired: &Arc<EffectiveState>, host: HostFacts) -> anyhow::Result<()> {
         let started = Instant::now();
         let mut assignments = self.assignments.clone();
+        assignments.resting = self.tombstones.slots();
         assignments.assign_slots(desired, &self.state.state.slots);
         let before = self
             .in_force
@@ -437,6 +441,7 @@ impl Dataplane {
             .map(|(key, born)| (key.to_string(), born.clone()))
             .collect();
         self.state.save().context("cannot write the state file")?;
+        self.follow_departures(&assignments);
         self.policy.put_in_force(&table.lines, input.base_line)?;
         self.apply_milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(

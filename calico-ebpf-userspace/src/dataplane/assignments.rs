@@ -21,6 +21,8 @@ pub struct Assignments {
     pub born: BTreeMap<ResourceKey, Born>,
     /// Highest generation given so far.
     pub last_generation: u32,
+    /// Slots that are free but go to nobody while there are others: flows of who had them are known by them still.
+    pub resting: BTreeSet<u16>,
 }
 
 /// Since when an endpoint has its addresses.
@@ -106,10 +108,12 @@ impl Assignments {
     }
 
     fn give_free_slot(&mut self, key: ResourceKey, taken: &mut BTreeSet<u16>) {
-        let free = (1..=u16::MAX)
+        let mut free = (1..=u16::MAX)
             .take_while(|slot| is_slot(*slot))
-            .find(|slot| !taken.contains(slot));
-        if let Some(slot) = free {
+            .filter(|slot| !taken.contains(slot));
+        let first = free.clone().next();
+        let rested = free.find(|slot| !self.resting.contains(slot));
+        if let Some(slot) = rested.or(first) {
             taken.insert(slot);
             self.slots.insert(key, slot);
         }
@@ -323,6 +327,20 @@ mod tests {
             (assignments.slots[&key("b")], assignments.slots[&key("c")]),
             (2, 1)
         );
+    }
+
+    #[test]
+    fn a_slot_that_rests_is_given_only_when_no_other_is_left() {
+        let mut assignments = Assignments {
+            resting: BTreeSet::from([1]),
+            ..Assignments::default()
+        };
+        assignments.assign_slots(&state(&[("a", "s")]), &BTreeMap::new());
+        assert_eq!(assignments.slots[&key("a")], 2);
+        let all = u16::try_from(MAX_ENDPOINTS).unwrap();
+        assignments.resting = (1..=all).collect();
+        assignments.assign_slots(&state(&[("a", "s"), ("b", "s")]), &BTreeMap::new());
+        assert_eq!(assignments.slots[&key("b")], 1);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::policy_map::PolicyMap;
 use crate::config::values::{Config, DenyAction, EndpointToHostAction, EstablishedFlows};
 
 /// Every map that is pinned.
-const PINNED_MAPS: [&str; 16] = [
+const PINNED_MAPS: [&str; 17] = [
     maps::POLICY,
     maps::ACTIVE,
     maps::FLOWS4,
@@ -43,6 +43,7 @@ const PINNED_MAPS: [&str; 16] = [
     maps::EVENTS,
     maps::WATCHED,
     maps::BUDGETS,
+    maps::TOMBSTONES,
 ];
 /// Maps that are taken over from the last run: flows, counts and what workloads announced while no agent ran must not
 /// be lost, and who watches goes on watching. Rule counters begin anew, because their numbers belong to one run.

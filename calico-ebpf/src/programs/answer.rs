@@ -1,5 +1,5 @@
-//! Answers to what policy denies (`IptablesFilterDenyAction` is `REJECT`): the packet becomes its own answer and goes
-//! back to where it came from. TCP is answered by a reset, all else by an ICMP error.
+//! Answers to what policy denies (`IptablesFilterDenyAction` is `REJECT`), and to TCP to a workload that is gone: the packet
+//! becomes its own answer and goes back to where it came from. TCP is answered by a reset, all else by an ICMP error.
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC};
 use aya_ebpf::helpers::{

@@ -9,6 +9,7 @@ use calico_ebpf_common::address::AddressEntry;
 use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, SOURCE_ANY_MAC, Slot};
 use calico_ebpf_common::flow::{FLOW_ORIGIN_ANY_MAC, FLOW_RESPONDER_ANY_MAC, Flow};
 use calico_ebpf_common::nat::is_nat_slot;
+use calico_ebpf_common::tombstone::{RESETS, WAITS};
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
 use super::{ANSWER4, ANSWER6, NO_FLOW, drop_packet, leave_to, refuse};
@@ -27,6 +28,7 @@ use crate::policy::Classes;
 use crate::settings;
 use crate::skb::{Mac, Skb};
 use crate::tables::Tables;
+use crate::tombstones;
 
 /// Entries of the programs that finish what this one does not settle.
 pub(super) const UNSETTLED4: u32 = 0;
@@ -261,24 +263,25 @@ fn judge_packet<F: Family, const NAT: u32>(
     packet: &Packet<F>,
     no_flow: bool,
 ) -> Result<Action, DropReason> {
-    let seen = conntrack::look_up_unless(packet, no_flow);
-    let flow = seen.flow();
-    let (old, meaning, original) = match flow {
+    let mut seen = conntrack::look_up_unless(packet, no_flow);
+    let old = seen.flow_aside();
+    let (meaning, original) = match old {
         Some(flow) => {
-            let place = seen.place(&flow);
-            if is_current(sender, &flow, &place)
+            let place = seen.place(flow);
+            if is_current(sender, flow, &place)
                 && !conntrack::is_syn(packet)
                 && let Some(end) = current_destination(tables, &place)
             {
                 // Half open, or in another state than it was.
-                seen.go_on(skb, packet, &flow, place.original);
+                seen.go_on(skb, packet, flow, place.original);
                 counters::count_rules(skb, flow.rule);
                 return send(skb, packet, end);
             }
-            (flow, conntrack::meaning(packet, &flow, &place), place.original)
+            (conntrack::meaning(packet, flow, &place), place.original)
         }
-        None => (Flow::NONE, Meaning::Opens, true),
+        None => (Meaning::Opens, true),
     };
+    let old = old.filter(|_| meaning == Meaning::Continues);
     let forward = original || meaning != Meaning::Continues;
     let classes = Classes::of(tables, packet, !forward)?;
     let (my_entry, peer_entry) = if forward {
@@ -305,6 +308,16 @@ fn judge_packet<F: Family, const NAT: u32>(
         }
         check_opens(packet, me, peer)?;
     }
+    let tombstone = tombstones::effect(packet, old, original, peer);
+    if tombstone == RESETS {
+        if let Some(flow) = old {
+            seen.reset(skb, packet, flow);
+        }
+        return Err(DropReason::WorkloadGone);
+    }
+    if tombstone == WAITS {
+        seen.keep();
+    }
     let (originator, responder) = if forward { (me, peer) } else { (peer, me) };
     let is_kept = meaning == Meaning::Continues && is_kept(me.slot, peer.slot);
     let judged = match judge(skb, packet, !forward, &classes, originator, responder, is_kept) {
@@ -316,12 +329,12 @@ fn judge_packet<F: Family, const NAT: u32>(
             return Err(reason);
         }
     };
-    let kept = if meaning == Meaning::Continues {
-        Some(&old)
-    } else {
-        None
-    };
-    let entry = judged.flow(packet, &seen, kept, forward, any_mac);
+    let mut entry = judged.flow(packet, &seen, old, forward, any_mac);
+    if tombstone == WAITS
+        && let Some(flow) = old
+    {
+        tombstones::keep_other_end(&mut entry, flow, original);
+    }
     let room = meaning == Meaning::Aside || seen.open(skb, packet, &entry);
     if !room {
         return untracked(skb, packet, peer);

@@ -7,6 +7,7 @@ use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, SOURCE_ANY_MA
 use calico_ebpf_common::flow::{Flow, NAT_METADATA};
 use calico_ebpf_common::moved_port::NAT_PORT_ONLY;
 use calico_ebpf_common::nat::{NAT_LOWEST, Nat};
+use calico_ebpf_common::tombstone::{RESETS, WAITS};
 use calico_ebpf_common::verdict::{DropReason, PassReason};
 
 use super::from_workload::{
@@ -26,6 +27,7 @@ use crate::policy::Classes;
 use crate::rewrite::{self, Rewrite, translate};
 use crate::skb::Skb;
 use crate::tables::{self, Tables};
+use crate::tombstones;
 
 /// Entries of the programs for packets whose tuple behind the translation another flow has.
 const CLASH4: u32 = 14;
@@ -265,6 +267,17 @@ fn judge_translated<'a, F: Rewrite>(
         check_opens(packet, me, peer)?;
         nat::supersede(seen)?;
     }
+    let kept = if meaning == Meaning::Continues { flow } else { None };
+    let tombstone = tombstones::effect(packet, kept, original, peer);
+    if tombstone == RESETS {
+        if let Some(flow) = kept {
+            seen.reset(skb, packet, flow);
+        }
+        return Err(DropReason::WorkloadGone);
+    }
+    if tombstone == WAITS {
+        seen.keep();
+    }
     let (originator, responder) = if forward { (me, peer) } else { (peer, me) };
     let is_kept = meaning == Meaning::Continues && is_kept(me.slot, peer.slot);
     let judged = match judge(skb, packet, !forward, &classes, originator, responder, is_kept) {
@@ -274,8 +287,12 @@ fn judge_translated<'a, F: Rewrite>(
             return Err(reason);
         }
     };
-    let kept = if meaning == Meaning::Continues { flow } else { None };
     let mut entry = judged.flow(packet, seen, kept, forward, any_mac);
+    if tombstone == WAITS
+        && let Some(flow) = kept
+    {
+        tombstones::keep_other_end(&mut entry, flow, original);
+    }
     entry.nat = translation.tag;
     entry.flags |= translation.moved;
     if seen.open(skb, packet, &entry) {

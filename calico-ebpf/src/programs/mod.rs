@@ -53,8 +53,8 @@ fn leave_to<const ENTRY: u32>(context: &TcContext) -> DropReason {
 const ANSWER4: u32 = 22;
 const ANSWER6: u32 = 23;
 
-/// As [`drop_packet`]; what policy denies is answered, if that is wanted. `back_by` is the interface that the answer leaves
-/// by, to a neighbour; 0 is this one, to whom sent the packet.
+/// As [`drop_packet`]; what policy denies is answered, if that is wanted, and TCP to who is gone always. `back_by` is the
+/// interface that the answer leaves by, to a neighbour; 0 is this one, to whom sent the packet.
 #[inline(always)]
 fn refuse<const ANSWER: u32>(context: &TcContext, skb: &Skb, reason: DropReason, back_by: u32) -> i32 {
     // Kept there while it is counted: the stack has no room.
@@ -62,7 +62,8 @@ fn refuse<const ANSWER: u32>(context: &TcContext, skb: &Skb, reason: DropReason,
     let verdict = drop_packet(skb, reason);
     let is_policy =
         skb.left() == DropReason::EgressPolicy as u32 || skb.left() == DropReason::IngressPolicy as u32;
-    if settings::answer_denied() && is_policy && !settings::dry_run() {
+    let is_gone = skb.left() == DropReason::WorkloadGone as u32;
+    if (settings::answer_denied() && is_policy || is_gone) && !settings::dry_run() {
         skb.leave(back_by);
         leave_to::<ANSWER>(context);
     }

@@ -11,6 +11,7 @@ use calico_ebpf_common::event::Budget;
 use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6};
 use calico_ebpf_common::maps::{self, Counter};
 use calico_ebpf_common::quota::{FlowLimits, Quota};
+use calico_ebpf_common::tombstone::Tombstone;
 use calico_ebpf_userspace::dataplane::flows::FlowKey;
 use calico_ebpf_userspace::dataplane::policy_map::PolicyMap;
 
@@ -104,6 +105,13 @@ impl Loaded {
         let mut announced = Array::<_, u64>::try_from(announced).expect("an array");
         for slot in 0..64 {
             announced.set(slot, 0, 0).expect("forget an announcement");
+        }
+        let tombstones = self.object.map_mut(maps::TOMBSTONES).expect("a map");
+        let mut tombstones = Array::<_, Tombstone>::try_from(tombstones).expect("an array");
+        for slot in 0..64 {
+            tombstones
+                .set(slot, Tombstone::default(), 0)
+                .expect("clear a tombstone");
         }
         let answers = self.object.map_mut(maps::ANSWERS).expect("a map");
         let mut answers = Array::<_, u64>::try_from(answers).expect("an array");

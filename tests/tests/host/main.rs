@@ -39,6 +39,7 @@ mod shortcomings;
 mod status;
 mod status_writer;
 mod taps;
+mod tombstones;
 mod tools;
 mod traffic;
 mod uplink;

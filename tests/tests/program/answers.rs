@@ -26,7 +26,7 @@ fn answering(policies: &[Object]) -> Dataplane {
 
 /// Fails unless the packet was counted as denied and became this answer, on its way back.
 #[track_caller]
-fn expect_answer(ran: &Ran, denied: DropReason, expected: &Packet) {
+pub(crate) fn expect_answer(ran: &Ran, denied: DropReason, expected: &Packet) {
     let counted: Vec<Counted> = ran.counted.iter().map(|(reason, _)| *reason).collect();
     assert_eq!(
         (ran.verdict, &counted[..]),
@@ -54,7 +54,7 @@ fn expect_silence(ran: &Ran, denied: DropReason) {
 }
 
 /// A reset as it has to be: the builder of packets does not know these numbers.
-fn reset(path: Path, sequence: u32, acknowledged: Option<u32>) -> Packet {
+pub(crate) fn reset(path: Path, sequence: u32, acknowledged: Option<u32>) -> Packet {
     let flags = if acknowledged.is_some() { "RA" } else { "R" };
     let packet = path.tcp(flags);
     let at = packet.transport();
@@ -125,7 +125,7 @@ fn with_transport_checksum(packet: Packet, at: usize) -> Packet {
 }
 
 /// TCP with numbers of its own.
-fn segment(path: Path, flags: &str, payload: &[u8]) -> Packet {
+pub(crate) fn segment(path: Path, flags: &str, payload: &[u8]) -> Packet {
     let packet = path.tcp_with(flags, payload);
     let at = packet.transport();
     packet

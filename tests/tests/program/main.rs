@@ -27,5 +27,6 @@ mod policy;
 mod quotas;
 mod random;
 mod scene;
+mod tombstones;
 mod updates;
 mod window;
