@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::guest::Guest;
+use crate::guest::{Guest, Vm};
 use crate::netns::Netns;
 
 /// The host's address on its uplink.
@@ -91,13 +91,18 @@ impl Host {
     /// Does what classic Felix does below its rules: forwards, answers ARP for everything and has a route and a
     /// permanent neighbour for each guest.
     pub fn forward_plainly(&self, guests: &[&Guest]) {
+        let vms: Vec<_> = guests.iter().map(|guest| guest.vm()).collect();
+        self.forward_plainly_to(&vms);
+    }
+
+    /// As [`Self::forward_plainly`], for taps without guests behind them, too.
+    pub fn forward_plainly_to(&self, vms: &[&Vm]) {
         let global = [
             ("net/ipv4/ip_forward", "1"),
             ("net/ipv6/conf/all/forwarding", "1"),
         ];
         self.namespace.set_sysctls(&global);
-        for guest in guests {
-            let vm = guest.vm();
+        for vm in vms {
             let (tap, mac) = (vm.interface(), vm.mac_text());
             self.namespace.set_sysctls(&[
                 (&format!("net/ipv6/conf/{tap}/disable_ipv6"), "0"),

@@ -20,6 +20,7 @@ mod stack;
 mod test;
 mod test_fuel_kernel;
 mod test_fuel_plugin;
+mod test_hostile;
 mod test_report;
 mod test_vm;
 mod workspace;

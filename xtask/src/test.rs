@@ -11,14 +11,14 @@ use crate::progress::headline;
 use crate::scenarios::Evidence;
 use crate::setup::{self, Need};
 use crate::test_report::TestReport;
-use crate::{command, package, test_fuel_kernel, test_fuel_plugin, test_vm, workspace};
+use crate::{command, package, test_fuel_kernel, test_fuel_plugin, test_hostile, test_vm, workspace};
 
 /// Runs the tests
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
-    other_kernels: Option<OtherKernels>,
+    other: Option<Other>,
 
     /// Only tests whose name contains one of these words
     #[arg(value_name = "FILTER")]
@@ -30,10 +30,11 @@ pub(crate) struct Arguments {
 }
 
 #[derive(clap::Subcommand)]
-enum OtherKernels {
+enum Other {
     Vm(test_vm::Arguments),
     FuelKernel(test_fuel_kernel::Arguments),
     FuelPlugin(test_fuel_plugin::Arguments),
+    Hostile(test_hostile::Arguments),
 }
 
 /// Which tests, by what they touch.
@@ -69,10 +70,11 @@ impl Ring {
 
 /// Runs the subcommand.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    match &arguments.other_kernels {
-        Some(OtherKernels::Vm(arguments)) => return test_vm::run(arguments),
-        Some(OtherKernels::FuelKernel(arguments)) => return test_fuel_kernel::run(arguments),
-        Some(OtherKernels::FuelPlugin(arguments)) => return test_fuel_plugin::run(arguments),
+    match &arguments.other {
+        Some(Other::Vm(arguments)) => return test_vm::run(arguments),
+        Some(Other::FuelKernel(arguments)) => return test_fuel_kernel::run(arguments),
+        Some(Other::FuelPlugin(arguments)) => return test_fuel_plugin::run(arguments),
+        Some(Other::Hostile(arguments)) => return test_hostile::run(arguments),
         None => {}
     }
     if arguments.ring != Some(Ring::Pure) {

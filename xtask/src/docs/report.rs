@@ -13,6 +13,7 @@ const RUNS: &[(&str, &str)] = &[
     ("fuel-plugin-build", "cargo xtask fuel-plugin build"),
     ("fuel-plugin", "cargo xtask test fuel-plugin"),
     ("fuel-kernel", "cargo xtask test fuel-kernel"),
+    ("hostile", "cargo xtask test hostile"),
 ];
 
 /// What the last runs say about a case of the plan.
