@@ -25,7 +25,7 @@ use self::lists::Lists;
 use self::matching::GroupId;
 use self::objects::Objects;
 use self::sets::{ActiveSets, SetChanges};
-use super::effective::{EffectiveEndpoint, EffectiveState, MigrationRole};
+use super::effective::{EffectiveEndpoint, EffectiveState, MigrationRole, Shared};
 use super::endpoints::{
     effective_endpoint, inherited, local_endpoint, member_of, not_enforced, why_incomplete, why_shadowed,
 };
@@ -329,7 +329,7 @@ impl Calculation {
         changes.sets.retain(|id, new| now.sets.get(id) != new.as_ref());
         let nothing = changes.endpoints.is_empty() && changes.inactive.is_empty() && changes.sets.is_empty();
         let migrations = std::mem::take(&mut self.migrations_are_stale).then(|| self.migrations());
-        let migrations = migrations.filter(|migrations| *migrations != now.migrations);
+        let migrations = migrations.filter(|migrations| *migrations != *now.migrations);
         if nothing && !self.not_enforced_is_stale && migrations.is_none() {
             return;
         }
@@ -338,7 +338,7 @@ impl Calculation {
         put_all(&mut state.inactive, changes.inactive);
         put_all(&mut state.sets, changes.sets);
         if let Some(migrations) = migrations {
-            state.migrations = migrations;
+            state.migrations = migrations.into();
         }
         if std::mem::take(&mut self.not_enforced_is_stale) {
             let whats = self.not_enforced.iter();
@@ -367,7 +367,14 @@ fn labels_to_apply(version: Option<&Resource>) -> Option<&Labels> {
     }
 }
 
-fn put_all<Key: Ord, Value>(map: &mut BTreeMap<Key, Value>, changes: BTreeMap<Key, Option<Value>>) {
+fn put_all<Key: Ord + Clone, Value: Clone>(
+    map: &mut Shared<BTreeMap<Key, Value>>,
+    changes: BTreeMap<Key, Option<Value>>,
+) {
+    if changes.is_empty() {
+        // What is only looked at stays shared.
+        return;
+    }
     for (key, value) in changes {
         match value {
             Some(value) => map.insert(key, value),

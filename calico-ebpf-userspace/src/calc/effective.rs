@@ -1,14 +1,17 @@
 //! What calculation yields: everything this host must enforce, with selectors resolved to sets.
 //!
-//! What has not changed from one state to the next is the same `Arc`: a reader finds the rest by comparing pointers.
+//! What has not changed from one state to the next is the same memory: a reader finds the rest by comparing pointers,
+//! down to the single member of a set.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub use super::set_members::{MemberChanges, SetMembers};
+pub use super::shared::Shared;
 use crate::model::labels::Labels;
 use crate::model::name::ResourceKey;
 use crate::model::resource::{IpNat, MacAddress};
@@ -18,22 +21,19 @@ use crate::model::rule::{Action, IcmpMatch, IpVersion, Protocol};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct SetId(pub Arc<str>);
 
-/// Members of a set: addresses as /32 and /128, and prefixes, masked.
-pub type SetMembers = Arc<BTreeSet<IpNet>>;
-
-/// Everything this host must enforce.
+/// Everything this host must enforce. To copy it costs next to nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EffectiveState {
     /// Local endpoints that are in force, by their key in the datastore.
-    pub endpoints: BTreeMap<ResourceKey, Arc<EffectiveEndpoint>>,
+    pub endpoints: Shared<BTreeMap<ResourceKey, Arc<EffectiveEndpoint>>>,
     /// Every set that a rule of a local endpoint uses.
-    pub sets: BTreeMap<SetId, SetMembers>,
+    pub sets: Shared<BTreeMap<SetId, SetMembers>>,
     /// Endpoints of this host that are not in force, and why (shadowed interface name, no addresses ...).
-    pub inactive: BTreeMap<ResourceKey, String>,
+    pub inactive: Shared<BTreeMap<ResourceKey, String>>,
     /// What is in the datastore, concerns this host, and is not enforced: object and what.
-    pub not_enforced: Vec<(ResourceKey, String)>,
+    pub not_enforced: Shared<Vec<(ResourceKey, String)>>,
     /// Endpoints of this host that take part in a live migration (contract 1.4).
-    pub migrations: BTreeMap<ResourceKey, MigrationRole>,
+    pub migrations: Shared<BTreeMap<ResourceKey, MigrationRole>>,
 }
 
 /// What an endpoint of this host is in a live migration.

@@ -63,9 +63,9 @@ impl<'a> Population<'a> {
 
     /// Returns all addresses that the selector selects.
     fn select(&self, selector: &Selector) -> SetMembers {
-        let mut members = BTreeSet::new();
+        let mut members = Vec::new();
         self.for_each_selected(selector, |group| members.extend(group.nets.iter().copied()));
-        Arc::new(members)
+        members.into_iter().collect()
     }
 
     /// Returns the addresses that have the named port, of all that the selector selects, by protocol and port.
@@ -182,7 +182,7 @@ impl SetSource for Sets<'_> {
         for ((protocol, port), members) in self.population.select_port(selector, name) {
             if wanted.is_none_or(|wanted| wanted == protocol) {
                 let id = port_set_id(selector, name, protocol, port);
-                self.sets.insert(id.clone(), Arc::new(members));
+                self.sets.insert(id.clone(), members.into_iter().collect());
                 found.push((id, protocol, port));
             }
         }

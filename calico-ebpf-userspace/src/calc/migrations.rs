@@ -91,7 +91,7 @@ mod tests {
     }
 
     fn roles(objects: &[Value]) -> BTreeMap<ResourceKey, MigrationRole> {
-        resolve(&snapshot(objects), &options()).migrations
+        BTreeMap::clone(&resolve(&snapshot(objects), &options()).migrations)
     }
 
     #[test]

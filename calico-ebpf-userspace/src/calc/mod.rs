@@ -12,3 +12,5 @@ mod migrations;
 mod order;
 pub mod resolve;
 mod rules;
+mod set_members;
+mod shared;

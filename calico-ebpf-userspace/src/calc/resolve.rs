@@ -58,11 +58,11 @@ pub fn resolve(snapshot: &Snapshot, options: &CalcOptions) -> EffectiveState {
     };
     let not_enforced = snapshot.iter().flat_map(whats).collect();
     EffectiveState {
-        endpoints,
-        sets: lists.sets.sets,
-        inactive,
+        endpoints: endpoints.into(),
+        sets: lists.sets.sets.into(),
+        inactive: inactive.into(),
         not_enforced,
-        migrations,
+        migrations: migrations.into(),
     }
 }
 

@@ -1,9 +1,11 @@
 //! From ordered rules to cells: each combination of classes is judged once, for all rules at a time by bits.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use calico_ebpf_common::policy::Cell;
 
+use super::amend::{Judging, Merged};
 use super::classes::{AddressClasses, AddressPredicates};
 use super::grid::Grid;
 use super::lower::{LoweredDirection, LoweredRule, PortTests};
@@ -36,6 +38,8 @@ pub struct DirectionTable {
     pub(super) remote_keys: RowKeys,
     /// Rows of the local axis.
     pub(super) local_keys: RowKeys,
+    /// Judges classes that come later, when it is small enough to be kept.
+    pub(super) judging: Option<Arc<Judging>>,
 }
 
 /// From class to index.
@@ -61,6 +65,7 @@ impl DirectionTable {
             cells: vec![cell],
             remote_keys: RowKeys::single(),
             local_keys: RowKeys::single(),
+            judging: None,
         }
     }
 }
@@ -160,7 +165,8 @@ pub fn compile_direction(
     let source_merge = grid.merge(3);
     within(as_count(grid.cells.len()), max_cells)?;
     let remote_merge: Vec<u16> = block_of_row.iter().map(|block| remote_merge[*block]).collect();
-    Ok(DirectionTable {
+    let local_keys = local.keys(|row| local_merge[row]);
+    let table = DirectionTable {
         local: Axis::new(
             grid.sizes[0],
             local.index.iter().map(|row| local_merge[*row]),
@@ -183,7 +189,18 @@ pub fn compile_direction(
         ),
         cells: grid.cells.into_iter().map(Cell).collect(),
         remote_keys: remote.keys(|row| remote_merge[row]),
-        local_keys: local.keys(|row| local_merge[row]),
+        local_keys,
+        judging: None,
+    };
+    let merged = Merged {
+        local: local_merge,
+        columns: column_merge,
+        sources: source_merge,
+    };
+    let judging = Judging::new(lowered, masks, (local, local_rules), merged);
+    Ok(DirectionTable {
+        judging: judging.is_small(lowered).then(|| Arc::new(judging)),
+        ..table
     })
 }
 

@@ -387,7 +387,7 @@ mod tests {
     }
 
     fn members(texts: &[&str]) -> SetMembers {
-        Arc::new(texts.iter().map(|text| net(text)).collect())
+        texts.iter().map(|text| net(text)).collect()
     }
 
     fn build(

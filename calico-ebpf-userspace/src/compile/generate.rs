@@ -221,8 +221,8 @@ pub fn case(random: &mut Random) -> Case {
         .collect();
     let mut state = EffectiveState::default();
     for set in &sets {
-        let members: BTreeSet<IpNet> = random.list(5, net).into_iter().collect();
-        state.sets.insert(set.clone(), Arc::new(members));
+        let members = random.list(5, net).into_iter().collect();
+        state.sets.insert(set.clone(), members);
     }
     let pool = Pool::new(random, &sets);
     let policies: Vec<Arc<EffectivePolicy>> = (0..=random.below(2))

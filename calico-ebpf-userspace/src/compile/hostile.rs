@@ -1,6 +1,6 @@
 //! Policies that are written to break a compiler, for tests: equal for an equal seed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -65,10 +65,8 @@ pub fn hostile(attack: Attack, random: &mut Random, members: usize) -> Case {
         Attack::Passes => passes(random),
     };
     let friends = SetId(Arc::from("friends"));
-    let friendly: BTreeSet<IpNet> = (0..FRIENDS)
-        .map(|number| IpNet::from(address(number * 7)))
-        .collect();
-    sets.insert(friends.clone(), Arc::new(friendly));
+    let friendly = (0..FRIENDS).map(|number| IpNet::from(address(number * 7)));
+    sets.insert(friends.clone(), friendly.collect());
     let plain = EffectiveRule {
         protocol: Some(Protocol(6)),
         destination: EffectiveEntity {
@@ -173,11 +171,10 @@ fn random_sets(
         .map(|number| SetId(Arc::from(format!("set {number}"))))
         .collect();
     for id in &ids {
-        let chosen: BTreeSet<IpNet> = (0..members)
+        let chosen = (0..members)
             .filter(|_| random.chance(50))
-            .map(|number| IpNet::from(address(number)))
-            .collect();
-        sets.insert(id.clone(), Arc::new(chosen));
+            .map(|number| IpNet::from(address(number)));
+        sets.insert(id.clone(), chosen.collect());
     }
     ids
 }
@@ -272,7 +269,7 @@ fn negations(
 ) -> Vec<EffectiveRule> {
     let ids = random_sets(random, 12, members, sets);
     for members in sets.values_mut() {
-        Arc::make_mut(members).extend(nets(random, 10));
+        members.extend(nets(random, 10));
     }
     let rules = (0..80).map(|index| {
         let source = EffectiveEntity {
@@ -405,7 +402,7 @@ fn mirror(tiers: &[EffectiveTier]) -> Vec<EffectiveTier> {
 fn host(sets: BTreeMap<SetId, SetMembers>, policies: [EffectivePolicy; 2]) -> Case {
     let mut case = Case {
         state: EffectiveState {
-            sets,
+            sets: sets.into(),
             ..EffectiveState::default()
         },
         host: HostFacts::default(),

@@ -83,6 +83,7 @@ pub(super) fn source_predicates(rules: &[LoweredRule]) -> BTreeSet<u32> {
 }
 
 /// Classes seen through some of the predicates only.
+#[derive(Debug)]
 pub(super) struct Projection {
     /// Distinct signature of each class.
     pub(super) index: Vec<usize>,
@@ -111,6 +112,15 @@ impl Projection {
             index,
             signatures,
             predicates,
+        }
+    }
+
+    /// Sees a single class, and all of it.
+    pub(super) fn single(class: Vec<u32>) -> Self {
+        Self {
+            index: vec![0],
+            signatures: vec![class],
+            predicates: BTreeSet::new(),
         }
     }
 

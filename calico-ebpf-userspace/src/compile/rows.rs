@@ -12,10 +12,12 @@ use super::reference::Direction;
 use crate::model::rule::Action;
 
 /// Where on the plane of columns and source columns each rule holds.
+#[derive(Debug)]
 pub(super) struct PortMasks {
     rules: Vec<RuleMask>,
 }
 
+#[derive(Debug)]
 struct RuleMask {
     /// For IPv4 and IPv6: what holds whatever the addresses.
     fixed: [Bits; 2],
@@ -23,6 +25,7 @@ struct RuleMask {
     lists: Vec<MemberMask>,
 }
 
+#[derive(Debug)]
 struct MemberMask {
     /// Whether the sets are the peer's, not the endpoint's own.
     on_remote: bool,
@@ -68,6 +71,16 @@ impl PortMasks {
                 .map(|rule| planes.rule(rule, lowered.direction))
                 .collect(),
         }
+    }
+
+    /// Returns how many bits they hold on a plane of `width` cells.
+    pub(super) fn bits(&self, width: usize) -> usize {
+        let of_list = |list: &MemberMask| 1 + list.members.len();
+        let masks = self
+            .rules
+            .iter()
+            .map(|rule| 2 + rule.lists.iter().map(of_list).sum::<usize>());
+        masks.sum::<usize>() * width
     }
 }
 

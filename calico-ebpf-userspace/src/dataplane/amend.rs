@@ -11,38 +11,46 @@ use calico_ebpf_common::endpoint::Slot;
 
 use super::apply::{Dataplane, InForce};
 use crate::calc::effective::EffectiveState;
-use crate::compile::amend::{Amendable, Amendment, generation};
-use crate::compile::input::HostFacts;
+use crate::compile::amend::{Amendment, NotAmendable, generation};
 
 /// Generations that are remembered at a time as given, so that not every change writes the state file.
 const RESERVE: u32 = 1024;
 
 impl Dataplane {
-    /// Makes the version in force follow without a new version. Returns whether that was possible.
-    pub(super) fn amend_version(&mut self, desired: &Arc<EffectiveState>, host: &HostFacts) -> bool {
-        let Some(in_force) = self.in_force.as_mut().filter(|in_force| in_force.host == *host) else {
+    /// Makes the version in force follow without a new version, whose host is as it has it. Returns whether that was
+    /// possible.
+    pub(super) fn amend_version(&mut self, desired: &Arc<EffectiveState>) -> bool {
+        let Some(InForce { state, table, .. }) = &mut self.in_force else {
             return false;
         };
-        // Not put back after an error: then it is not that of the version in force any more.
-        let Some(mut amendable) = in_force.table.amendable.take() else {
+        let Some(amendable) = &mut table.amendable else {
+            return *state == *desired;
+        };
+        let amended: anyhow::Result<Amendment> = match amendable.amend(state, desired) {
+            Ok(amendment) => self.write_amendment(&amendment).map(|()| amendment),
+            Err(reason) => Err(reason.into()),
+        };
+        let Some(InForce { state, table, .. }) = &mut self.in_force else {
             return false;
         };
-        let amendment = match amendable.amend(&in_force.state, desired) {
-            Ok(amendment) => amendment,
-            Err(reason) => {
-                tracing::debug!(%reason, "the policy table is written anew");
-                return false;
+        match amended {
+            Ok(amendment) => {
+                *state = Arc::clone(desired);
+                self.note_amended(&amendment);
+                true
             }
-        };
-        if let Err(error) = self.write_amendment(&amendment) {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "the version in force could not be amended"
-            );
-            return false;
+            Err(reason) => {
+                // It is not that of the version in force any more.
+                table.amendable = None;
+                if reason.is::<NotAmendable>() {
+                    tracing::debug!(%reason, "the policy table is written anew");
+                } else {
+                    let error = format!("{reason:#}");
+                    tracing::warn!(error, "the version in force could not be amended");
+                }
+                false
+            }
         }
-        self.note_amended(desired, amendable, &amendment);
-        true
     }
 
     fn write_amendment(&mut self, amendment: &Amendment) -> anyhow::Result<()> {
@@ -53,12 +61,15 @@ impl Dataplane {
         Ok(())
     }
 
-    fn note_amended(&mut self, desired: &Arc<EffectiveState>, amendable: Amendable, amendment: &Amendment) {
+    fn note_amended(&mut self, amendment: &Amendment) {
+        if amendment.switch.is_empty() {
+            return;
+        }
         self.amendments += 1;
-        if let Some(InForce { state, table, .. }) = &mut self.in_force {
-            *state = Arc::clone(desired);
+        if let Some(InForce { table, .. }) = &mut self.in_force
+            && let Some(amendable) = &table.amendable
+        {
             table.report.address_classes = u32::try_from(amendable.class_count()).unwrap_or(u32::MAX);
-            table.amendable = Some(amendable);
         }
         tracing::debug!(
             addresses = amendment.switch.len(),
@@ -77,25 +88,22 @@ impl Dataplane {
     /// # Errors
     /// When the generation cannot be written.
     pub fn renew_generations(&mut self, slots: &BTreeSet<Slot>) -> anyhow::Result<()> {
-        let owners = self.assignments.owners(slots);
-        let Some(endpoints) = self.in_force.as_ref().map(|in_force| in_force.table.endpoints) else {
+        let Some(InForce { table, .. }) = self.in_force.as_ref().filter(|_| !slots.is_empty()) else {
             return Ok(());
         };
-        if owners.is_empty() {
+        let endpoints = table.endpoints;
+        let (next, owned) = self.assignments.renew(slots)?;
+        if owned.is_empty() {
             return Ok(());
         }
-        let next = self
-            .assignments
-            .renew(owners.iter().map(|(key, _)| key.clone()))?;
         if next > self.state.state.generation {
             // Remembered first: a number must not be given twice, whatever happens next.
             self.state.state.generation = next.saturating_add(RESERVE);
             self.state.save()?;
         }
-        let writes: Vec<_> = owners
-            .iter()
-            .map(|(_, slot)| generation(endpoints, *slot, next))
-            .collect();
-        Ok(self.policy.overwrite(&writes)?)
+        for slot in owned {
+            self.policy.overwrite([&generation(endpoints, slot, next)])?;
+        }
+        Ok(())
     }
 }

@@ -106,6 +106,8 @@ pub struct Dataplane {
     host_addresses: BTreeSet<IpAddr>,
     pub(super) taps: Taps,
     pub(super) in_force: Option<InForce>,
+    /// Whether nothing was read or attached since the host was seen to be as the version in force has it.
+    host_is_known: bool,
     /// What the kernel has, when the last pass left nothing undone.
     pub(super) wanted_routes: Option<(RouteTable, NeighborTable)>,
     /// Trouble of single endpoints.
@@ -159,6 +161,7 @@ impl Dataplane {
             host_addresses: BTreeSet::new(),
             taps: Taps::default(),
             in_force: None,
+            host_is_known: false,
             wanted_routes: None,
             trouble: BTreeMap::new(),
             policy_fails_since: None,
@@ -236,6 +239,7 @@ impl Dataplane {
     }
 
     async fn read_back(&mut self, parts: &BTreeSet<Part>) -> anyhow::Result<()> {
+        self.host_is_known = false;
         if parts.contains(&Part::Interfaces) {
             self.interfaces = interfaces::read_back(&self.netlink)
                 .await
@@ -264,6 +268,7 @@ impl Dataplane {
 
     /// Puts programs on every tap, endpoint or not: what is nobody's gets nowhere.
     async fn attach(&mut self, outcome: &mut Outcome) -> anyhow::Result<()> {
+        self.host_is_known = false;
         let live: BTreeSet<u32> = self.interfaces.keys().copied().collect();
         match self.links.remove_dead(&live) {
             Ok(0) => {}
@@ -351,11 +356,17 @@ impl Dataplane {
 
     /// Makes the version in force follow, and returns whether it does now.
     fn follows(&mut self, desired: &Arc<EffectiveState>) -> bool {
-        let host = self.host_facts(desired);
-        let unchanged = self.in_force.as_ref().is_some_and(|in_force| {
-            in_force.host == host && (Arc::ptr_eq(&in_force.state, desired) || in_force.state == *desired)
-        });
-        unchanged || self.amend_version(desired, &host)
+        let Some(in_force) = &self.in_force else {
+            return false;
+        };
+        // The taps of the same endpoints are the same when nobody has looked at the host since.
+        let is_known = self.host_is_known && in_force.state.endpoints.is(&desired.endpoints);
+        if !is_known && in_force.host != self.host_facts(desired) {
+            return false;
+        }
+        let follows = Arc::ptr_eq(&in_force.state, desired) || self.amend_version(desired);
+        self.host_is_known = follows;
+        follows
     }
 
     fn put_table_in_force(
@@ -466,6 +477,7 @@ impl Dataplane {
             table,
             epoch,
         });
+        self.host_is_known = true;
         Ok(())
     }
 

@@ -152,22 +152,26 @@ impl Assignments {
 }
 
 impl Assignments {
-    /// Returns the endpoints that have these slots.
-    pub fn owners(&self, slots: &BTreeSet<u16>) -> Vec<(ResourceKey, u16)> {
-        let owners = self.slots.iter().filter(|(_, slot)| slots.contains(slot));
-        owners.map(|(key, slot)| (key.clone(), *slot)).collect()
-    }
-
-    /// Gives endpoints a new generation; returns it.
+    /// Gives the endpoints that have these slots a new generation. Returns it with the slots that an endpoint has.
     ///
     /// # Errors
     /// When no number is left.
-    pub fn renew(&mut self, keys: impl IntoIterator<Item = ResourceKey>) -> Result<u32, GenerationsUsedUp> {
-        let generation = self.last_generation.checked_add(1).ok_or(GenerationsUsedUp)?;
-        self.last_generation = generation;
-        self.generations
-            .extend(keys.into_iter().map(|key| (key, generation)));
-        Ok(generation)
+    pub fn renew(&mut self, slots: &BTreeSet<u16>) -> Result<(u32, Vec<u16>), GenerationsUsedUp> {
+        let next = self.last_generation.checked_add(1).ok_or(GenerationsUsedUp)?;
+        let mut owned = Vec::new();
+        for (key, slot) in self.slots.iter().filter(|(_, slot)| slots.contains(slot)) {
+            owned.push(*slot);
+            match self.generations.get_mut(key) {
+                Some(generation) => *generation = next,
+                None => {
+                    self.generations.insert(key.clone(), next);
+                }
+            }
+        }
+        if !owned.is_empty() {
+            self.last_generation = next;
+        }
+        Ok((self.last_generation, owned))
     }
 }
 
@@ -420,7 +424,7 @@ mod tests {
         let mut now = before.clone();
         now.sets.insert(
             SetId("t".into()),
-            Arc::new(["10.0.0.1/32".parse().unwrap()].into()),
+            ["10.0.0.1/32".parse().unwrap()].into_iter().collect(),
         );
         assert_eq!(
             assignments.assign_generations(Some((&before, &host)), (&now, &host)),

@@ -412,11 +412,15 @@ fn move_under_traffic(family: Family) {
     // Each set keeps a member: its class stays known.
     let members = |own: u8, has_it: bool| {
         let member = has_it.then(|| address(family, 1));
-        Arc::new([address(family, own)].into_iter().chain(member).collect())
+        [address(family, own)].into_iter().chain(member).collect()
     };
     let mut after = before.clone();
-    before.sets = [(set("old"), members(8, true)), (set("new"), members(9, false))].into();
-    after.sets = [(set("old"), members(8, false)), (set("new"), members(9, true))].into();
+    before.sets = [(set("old"), members(8, true)), (set("new"), members(9, false))]
+        .into_iter()
+        .collect();
+    after.sets = [(set("old"), members(8, false)), (set("new"), members(9, true))]
+        .into_iter()
+        .collect();
 
     let (mut hooks, mut compiler) = (Hooks::new(), Compiler::new());
     let (packets, mut table) = hooks.split();

@@ -1,7 +1,6 @@
 //! A set that counts how many have each address: it stays until the last of them is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -72,19 +71,20 @@ impl CountedSet {
         self.counts.is_empty()
     }
 
-    /// Returns the members: the same `Arc` as last time when they are the same.
+    /// Returns the members: the same memory as last time where they are the same.
     pub(super) fn tell(&mut self) -> SetMembers {
         let (counts, told) = (&self.counts, &self.told);
         self.touched
             .retain(|net| counts.contains_key(net) != told.contains(net));
-        if !self.touched.is_empty() {
-            let told = Arc::make_mut(&mut self.told);
-            for net in std::mem::take(&mut self.touched) {
-                if !told.remove(&net) {
-                    told.insert(net);
-                }
+        if self.touched.len() > self.told.len() / 2 {
+            self.told = self.counts.keys().copied().collect();
+            self.touched.clear();
+        }
+        for net in std::mem::take(&mut self.touched) {
+            if !self.told.remove(&net) {
+                self.told.insert(net);
             }
         }
-        Arc::clone(&self.told)
+        self.told.clone()
     }
 }

@@ -6,6 +6,7 @@
 //! are only appended; what leaves no room, or changes anything but single addresses, needs a new version.
 
 mod buckets;
+mod judging;
 mod row;
 #[cfg(test)]
 mod tests;
@@ -18,12 +19,14 @@ use calico_ebpf_common::address::Class;
 use calico_ebpf_common::endpoint::{Endpoint, SLOT_HOST, SLOT_NONE, Slot};
 use calico_ebpf_common::line::{HALVES, WORDS};
 use calico_ebpf_common::nat::is_nat_slot;
+use ipnet::IpNet;
 
 pub(super) use self::buckets::Buckets;
-pub(super) use self::row::AmendableDirection;
+pub(super) use self::judging::{Judging, Merged};
+pub(super) use self::row::{AmendableDirection, digests};
 use super::classes::{AddressClasses, Membership, PredicateId};
 use super::ports::PortClasses;
-use crate::calc::effective::{EffectiveState, SetId, SetMembers};
+use crate::calc::effective::{EffectiveState, MemberChanges, SetId};
 
 /// A number of the table to be overwritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +119,8 @@ pub struct Amendable {
 /// What comes into sets and leaves them, of one address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Moves {
-    into: BTreeSet<PredicateId>,
-    out_of: BTreeSet<PredicateId>,
+    into: Vec<PredicateId>,
+    out_of: Vec<PredicateId>,
 }
 
 /// What a version was built from, to be kept for amendments.
@@ -200,19 +203,18 @@ impl Amendable {
         before: &EffectiveState,
         now: &EffectiveState,
     ) -> Result<BTreeMap<IpAddr, Moves>, NotAmendable> {
-        let same_endpoints = before.endpoints.len() == now.endpoints.len()
-            && before
-                .endpoints
-                .iter()
-                .zip(&now.endpoints)
-                .all(|((key, old), (other, new))| key == other && (Arc::ptr_eq(old, new) || old == new));
-        let same_sets = before.sets.len() == now.sets.len() && before.sets.keys().eq(now.sets.keys());
-        if !same_endpoints || !same_sets {
+        if before.endpoints != now.endpoints || before.sets.len() != now.sets.len() {
             return Err(NotAmendable::OtherChanges);
         }
         let mut moves: BTreeMap<IpAddr, Moves> = BTreeMap::new();
-        for ((id, old), new) in before.sets.iter().zip(now.sets.values()) {
-            if Arc::ptr_eq(old, new) {
+        if before.sets.is(&now.sets) {
+            return Ok(moves);
+        }
+        for ((id, old), (other, new)) in before.sets.iter().zip(&now.sets) {
+            if !Arc::ptr_eq(&id.0, &other.0) && id != other {
+                return Err(NotAmendable::OtherChanges);
+            }
+            if old.is(new) {
                 continue;
             }
             let Some(predicate) = self.predicates.get(id) else {
@@ -224,11 +226,20 @@ impl Amendable {
             if !self.shared.contains(predicate) {
                 continue;
             }
-            for address in single_addresses(new, old)? {
-                moves.entry(address).or_default().into.insert(*predicate);
+            let MemberChanges { came, gone } = new.changes_since(old);
+            for net in &came {
+                moves
+                    .entry(single_address(net)?)
+                    .or_default()
+                    .into
+                    .push(*predicate);
             }
-            for address in single_addresses(old, new)? {
-                moves.entry(address).or_default().out_of.insert(*predicate);
+            for net in &gone {
+                moves
+                    .entry(single_address(net)?)
+                    .or_default()
+                    .out_of
+                    .push(*predicate);
             }
         }
         Ok(moves)
@@ -243,14 +254,15 @@ impl Amendable {
         let around = self.interval_class(address);
         let known = self.buckets.find(address);
         let old_class = known.map_or(around, |entry| entry.class);
-        let mut membership: BTreeSet<PredicateId> = self.membership(old_class).iter().copied().collect();
+        let mut membership = self.membership(old_class).to_vec();
         membership.retain(|predicate| mutated!(MemberNeverLeaves, !moves.out_of.contains(predicate), true));
-        membership.extend(&moves.into);
-        membership.extend(self.membership(around).iter());
-        let membership: Membership = membership.into_iter().collect();
-        let new_class = match self.classes.get(&membership) {
+        membership.extend_from_slice(&moves.into);
+        membership.extend_from_slice(self.membership(around));
+        membership.sort_unstable();
+        membership.dedup();
+        let new_class = match self.classes.get(membership.as_slice()) {
             Some(class) => *class,
-            None => self.append_class(membership, amendment)?,
+            None => self.append_class(membership.into(), amendment)?,
         };
         if new_class == old_class {
             return Ok(());
@@ -291,15 +303,14 @@ impl Amendable {
 
     /// Notes the endpoints for which a peer of one class is not what one of the other is.
     fn note_touched(&self, moves: &Moves, old: Class, new: Class, amendment: &mut Amendment) {
-        let (old, new) = (self.membership(old), self.membership(new));
-        let asking: BTreeSet<usize> = moves
-            .into
-            .iter()
-            .chain(&moves.out_of)
+        let predicates = moves.into.iter().chain(&moves.out_of);
+        let mut asking: Vec<usize> = predicates
             .filter_map(|predicate| self.asking.get(predicate))
             .flatten()
             .copied()
             .collect();
+        asking.sort_unstable();
+        asking.dedup();
         for index in asking {
             let direction = &self.directions[index];
             if mutated!(GenerationKept, !direction.judges_alike(old, new), false) {
@@ -327,16 +338,10 @@ fn class_at<A: Ord + Copy>(intervals: &[(A, Class)], address: A) -> Class {
     intervals[after.saturating_sub(1)].1
 }
 
-/// Returns the addresses of `these` that are not among `others`.
-fn single_addresses(these: &SetMembers, others: &SetMembers) -> Result<Vec<IpAddr>, NotAmendable> {
-    these
-        .difference(others)
-        .map(|net| {
-            if net.prefix_len() == net.max_prefix_len() {
-                Ok(net.addr())
-            } else {
-                Err(NotAmendable::Prefix)
-            }
-        })
-        .collect()
+fn single_address(net: &IpNet) -> Result<IpAddr, NotAmendable> {
+    if net.prefix_len() == net.max_prefix_len() {
+        Ok(net.addr())
+    } else {
+        Err(NotAmendable::Prefix)
+    }
 }

@@ -1,17 +1,19 @@
 //! One direction of a policy set in force, and rows that are appended to it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use calico_ebpf_common::address::Class;
 use calico_ebpf_common::endpoint::Slot;
 use calico_ebpf_common::policy::PolicySet;
 
+use super::judging::{Judging, Merged, Size};
 use super::{Amendment, NotAmendable, Write};
 use crate::compile::classes::PredicateId;
 use crate::compile::lower::LoweredDirection;
 use crate::compile::ports::PortClasses;
 use crate::compile::projection::{Projection, RowKeys, column_predicates, rules_by_row, source_predicates};
-use crate::compile::rows::{Judge, PortMasks, Scratch};
+use crate::compile::rows::PortMasks;
 
 /// One direction of a policy set.
 #[derive(Clone, Debug)]
@@ -22,12 +24,18 @@ pub(in crate::compile) struct AmendableDirection {
     /// As written.
     pub(in crate::compile) cells: Vec<u32>,
     pub(in crate::compile) used_rows: u32,
+    /// Of the cells of each row in use: most rows are found to be others by that alone.
+    pub(in crate::compile) digests: Vec<u64>,
     pub(in crate::compile) remote: RowKeys,
+    /// Row by class; empty where there is but one.
+    pub(in crate::compile) rows: Vec<u16>,
     pub(in crate::compile) local: RowKeys,
     /// Column by port class; empty where there is but one.
     pub(in crate::compile) columns: Vec<u16>,
     /// As `columns`, of source ports.
     pub(in crate::compile) sources: Vec<u16>,
+    /// `None` where it is too large to be kept.
+    pub(in crate::compile) judging: Option<Arc<Judging>>,
     /// Endpoints that it judges.
     pub(in crate::compile) slots: BTreeSet<Slot>,
 }
@@ -58,6 +66,8 @@ impl AmendableDirection {
             None => self.append_row(membership, ports, amendment)?,
         };
         if self.set.remote_remap != 0 {
+            debug_assert_eq!(self.rows.len(), usize::from(class), "classes are appended");
+            self.rows.push(remote);
             amendment.prepare.push(Write::half(
                 self.set.remote_remap,
                 u32::from(class),
@@ -67,17 +77,12 @@ impl AmendableDirection {
         Ok(())
     }
 
-    /// Returns whether all packets of a peer with one membership are judged as those of a peer with the other.
-    pub(super) fn judges_alike(&self, one: &[PredicateId], other: &[PredicateId]) -> bool {
-        match (self.remote.row(one), self.remote.row(other)) {
-            (Some(one), Some(other)) => {
-                one == other
-                    || self
-                        .row_cells(u32::from(one))
-                        .eq(self.row_cells(u32::from(other)))
-            }
-            _ => false,
-        }
+    /// Returns whether all packets of a peer of one class are judged as those of a peer of the other.
+    pub(super) fn judges_alike(&self, one: Class, other: Class) -> bool {
+        // Where there is but one row nothing is told apart.
+        let row = |class: Class| self.rows.get(usize::from(class)).map_or(0, |row| u32::from(*row));
+        let (one, other) = (row(one), row(other));
+        one == other || self.row_blocks(one).eq(self.row_blocks(other))
     }
 
     /// Judges peers of a kind that was not there before; returns their row.
@@ -88,13 +93,24 @@ impl AmendableDirection {
         amendment: &mut Amendment,
     ) -> Result<u16, NotAmendable> {
         let cells = self.judge(membership, ports).ok_or(NotAmendable::Axes)?;
-        let known = (0..self.used_rows).find(|row| self.row_cells(*row).eq(cells.iter().copied()));
+        let digest = digest(&cells);
+        let known = self
+            .digests
+            .iter()
+            .zip(0..)
+            .filter(|(known, _)| **known == digest);
+        let known = known
+            .map(|(_, row)| row)
+            .find(|row| self.row_blocks(*row).eq(cells.chunks(self.width())));
         let row = match known {
             Some(row) => row,
             // With a single row there is no remap that could lead to another.
             None if self.set.remote_remap == 0 => return Err(NotAmendable::Axes),
             None if self.used_rows == self.set.remote_rows => return Err(NotAmendable::Rows),
-            None => self.write_row(&cells, amendment),
+            None => {
+                self.digests.push(digest);
+                self.write_row(&cells, amendment)
+            }
         };
         let row = u16::try_from(row).ok().ok_or(NotAmendable::Rows)?;
         self.remote.insert(membership, row);
@@ -107,19 +123,22 @@ impl AmendableDirection {
         for (local, block) in (0..mutated!(AppendedRowCells, u32::MAX, 1)).zip(cells.chunks(self.width())) {
             let first = (local * self.set.remote_rows + row) * self.width32();
             for (index, cell) in (first..).zip(block) {
-                self.cells[index as usize] = *cell;
-                amendment.prepare.push(Write::word(self.set.cells, index, *cell));
+                // Most deny, as what is not in use yet does.
+                let before = std::mem::replace(&mut self.cells[index as usize], *cell);
+                if before != *cell {
+                    amendment.prepare.push(Write::word(self.set.cells, index, *cell));
+                }
             }
         }
         row
     }
 
-    /// Returns the cells of a row for all local rows, one after the other.
-    fn row_cells(&self, row: u32) -> impl Iterator<Item = u32> {
+    /// Returns the cells of a row, those of each local row together.
+    fn row_blocks(&self, row: u32) -> impl Iterator<Item = &[u32]> {
         let width = self.width();
-        (0..self.set.local_rows).flat_map(move |local| {
+        (0..self.set.local_rows).map(move |local| {
             let first = (local * self.set.remote_rows + row) as usize * width;
-            self.cells[first..first + width].iter().copied()
+            &self.cells[first..first + width]
         })
     }
 
@@ -134,6 +153,19 @@ impl AmendableDirection {
     /// Judges peers with a membership by the rules. `None` if the table has one column, or one local row, for what
     /// these rules tell apart now.
     fn judge(&self, membership: &[PredicateId], ports: &PortClasses) -> Option<Vec<u32>> {
+        let size = Size {
+            local_rows: self.set.local_rows as usize,
+            columns: self.set.columns as usize,
+            source_columns: self.set.source_columns as usize,
+        };
+        match &self.judging {
+            Some(judging) => judging.judge(&self.lowered, membership, size),
+            None => self.prepare(ports)?.judge(&self.lowered, membership, size),
+        }
+    }
+
+    /// Prepares to judge, as the compiler has, from what was kept of it.
+    fn prepare(&self, ports: &PortClasses) -> Option<Judging> {
         let rules = &self.lowered.rules;
         let columns = Projection::new(
             ports.signatures.iter().map(Vec::as_slice),
@@ -143,46 +175,44 @@ impl AmendableDirection {
             ports.source_signatures.iter().map(Vec::as_slice),
             source_predicates(rules),
         );
-        let remote = Projection::new(
-            std::iter::once(membership),
-            self.remote.predicates().copied().collect(),
-        );
         let local = self.local.projection();
-        let masks = PortMasks::new(&self.lowered, &columns, &sources);
-        let remote_rules = rules_by_row(rules, &remote, |rule| &rule.remote);
-        let local_rules = rules_by_row(rules, &local, |rule| &rule.local);
-        let plane = columns.len() * sources.len();
-        let mut judge = Judge {
-            lowered: &self.lowered,
-            masks: &masks,
-            remote: &remote,
-            local: &local,
-            scratch: Scratch::new(plane),
+        let local_merged: Option<Vec<u16>> = (0..local.len())
+            .map(|row| self.local.merged(&local, row))
+            .collect();
+        let merged = Merged {
+            local: local_merged?,
+            columns: merged(&columns, &self.columns),
+            sources: merged(&sources, &self.sources),
         };
-        let mut judged: Vec<Option<u32>> = vec![None; self.set.local_rows as usize * self.width()];
-        for (row, local_rules) in local_rules.iter().enumerate() {
-            let mut cells = vec![0; plane];
-            let mut matching = remote_rules[0].clone();
-            matching.keep(local_rules);
-            judge.row(&matching, 0, row, &mut cells);
-            let local_row = usize::from(self.local.merged(&local, row)?);
-            for (port_class, column) in columns.index.iter().enumerate() {
-                for (source_class, source) in sources.index.iter().enumerate() {
-                    let index = (local_row * self.set.columns as usize + remapped(&self.columns, port_class))
-                        * self.set.source_columns as usize
-                        + remapped(&self.sources, source_class);
-                    let cell = cells[column * sources.len() + source];
-                    match judged[index] {
-                        Some(other) if other != cell => return None,
-                        _ => judged[index] = Some(cell),
-                    }
-                }
-            }
-        }
-        judged.into_iter().collect()
+        let masks = PortMasks::new(&self.lowered, &columns, &sources);
+        let local_rules = rules_by_row(rules, &local, |rule| &rule.local);
+        Some(Judging::new(&self.lowered, masks, (local, local_rules), merged))
     }
 }
 
-fn remapped(remap: &[u16], class: usize) -> usize {
-    remap.get(class).map_or(0, |index| usize::from(*index))
+/// Returns a number that equal cells have in common.
+fn digest<'a>(cells: impl IntoIterator<Item = &'a u32>) -> u64 {
+    let add = |digest: u64, cell: &u32| (digest ^ u64::from(*cell)).wrapping_mul(0x0000_0100_0000_01b3);
+    cells.into_iter().fold(0xcbf2_9ce4_8422_2325, add)
+}
+
+/// Returns the digest of each row in use.
+pub(in crate::compile) fn digests(cells: &[u32], set: &PolicySet, used_rows: u32) -> Vec<u64> {
+    let width = (set.columns * set.source_columns) as usize;
+    let blocks = |row: u32| {
+        (0..set.local_rows).flat_map(move |local| {
+            let first = (local * set.remote_rows + row) as usize * width;
+            &cells[first..first + width]
+        })
+    };
+    (0..used_rows).map(|row| digest(blocks(row))).collect()
+}
+
+/// Returns the merged column of each column, by `remap` from classes to merged ones.
+fn merged(columns: &Projection, remap: &[u16]) -> Vec<u16> {
+    let mut merged = vec![0; columns.len()];
+    for (column, remapped) in columns.index.iter().zip(remap) {
+        merged[*column] = *remapped;
+    }
+    merged
 }

@@ -41,11 +41,10 @@ impl Case {
 
     fn toggle(&mut self, random: &mut Random, member: IpNet) {
         let sets: Vec<SetId> = self.state.sets.keys().cloned().collect();
-        if let Some(members) = self.state.sets.get_mut(&random.pick(&sets)) {
-            let members = Arc::make_mut(members);
-            if !members.remove(&member) {
-                members.insert(member);
-            }
+        if let Some(members) = self.state.sets.get_mut(&random.pick(&sets))
+            && !members.remove(&member)
+        {
+            members.insert(member);
         }
     }
 

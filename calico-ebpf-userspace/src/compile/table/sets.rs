@@ -7,7 +7,7 @@ use calico_ebpf_common::policy::{Cell, PolicySet};
 use super::engines::Compiled;
 use super::{OverBudgetSet, as_u32};
 use crate::calc::effective::{DirectionPolicy, EffectivePolicy};
-use crate::compile::amend::{AmendableDirection, class_room};
+use crate::compile::amend::{AmendableDirection, class_room, digests};
 use crate::compile::cells::{Axis, DirectionTable};
 use crate::compile::describe::describe_direction;
 use crate::compile::lower::LoweredDirection;
@@ -220,26 +220,30 @@ fn write_direction(
         Room::Tight => writer.words(&cells),
         Room::ToGrow => writer.own_words(&cells),
     };
+    let set = PolicySet {
+        remote_remap,
+        local_remap,
+        port_remap,
+        source_remap,
+        cells: first_cell,
+        local_rows: table.local.size,
+        remote_rows,
+        columns: table.columns.size,
+        source_columns: table.sources.size,
+        ..PolicySet::default()
+    };
     AmendableDirection {
         lowered: lowered.clone(),
-        set: PolicySet {
-            remote_remap,
-            local_remap,
-            port_remap,
-            source_remap,
-            cells: first_cell,
-            local_rows: table.local.size,
-            remote_rows,
-            columns: table.columns.size,
-            source_columns: table.sources.size,
-            ..PolicySet::default()
-        },
+        digests: digests(&cells, &set, used_rows),
+        set,
         cells,
         used_rows,
         remote: table.remote_keys.clone(),
+        rows: table.remote.remap.clone(),
         local: table.local_keys.clone(),
         columns: table.columns.remap.clone(),
         sources: table.sources.remap.clone(),
+        judging: table.judging.clone(),
         slots: BTreeSet::new(),
     }
 }

@@ -137,7 +137,7 @@ impl Policy {
     /// of rules by turns. The lists differ in the ports of their rules only.
     pub(crate) fn state(&self, names: &[impl AsRef<str>], policy_sets: usize) -> EffectiveState {
         let set = |addresses: &mut dyn Iterator<Item = IpAddr>| -> SetMembers {
-            Arc::new(addresses.map(IpNet::from).collect::<BTreeSet<IpNet>>())
+            addresses.map(IpNet::from).collect()
         };
         let used: BTreeSet<usize> = (0..self.rules)
             .filter_map(|index| match self.rule(index).0 {
@@ -166,7 +166,7 @@ impl Policy {
         });
         EffectiveState {
             endpoints: endpoints.collect(),
-            sets,
+            sets: sets.into(),
             ..EffectiveState::default()
         }
     }

@@ -138,12 +138,11 @@ impl Follow {
         touched: &BTreeSet<u16>,
         hooks: Option<&mut Hooks>,
     ) -> Result<(), String> {
-        let owners = self.assignments.owners(touched);
-        let keys = owners.iter().map(|(key, _)| key.clone());
-        let next = self.assignments.renew(keys).map_err(|error| error.to_string())?;
-        let writes: Vec<Write> = owners
-            .iter()
-            .map(|(_, slot)| generation(self.endpoints, *slot, next))
+        let renewed = self.assignments.renew(touched);
+        let (next, owned) = renewed.map_err(|error| error.to_string())?;
+        let writes: Vec<Write> = owned
+            .into_iter()
+            .map(|slot| generation(self.endpoints, slot, next))
             .collect();
         self.overwrite(&writes, hooks);
         self.state = desired;

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use calico_ebpf_tests::programs::Hooks;
-use calico_ebpf_userspace::calc::effective::EffectiveState;
+use calico_ebpf_userspace::calc::effective::{EffectiveState, MemberChanges};
 use calico_ebpf_userspace::compile::generate::{Case, Random};
 
 use ipnet::IpNet;
@@ -238,7 +238,8 @@ fn moved(before: &EffectiveState, now: &EffectiveState) -> Vec<IpAddr> {
     let mut moved = BTreeSet::new();
     for (set, members) in &now.sets {
         if let Some(others) = before.sets.get(set) {
-            moved.extend(members.symmetric_difference(others).map(IpNet::addr));
+            let MemberChanges { came, gone } = members.changes_since(others);
+            moved.extend(came.iter().chain(&gone).map(IpNet::addr));
         }
     }
     moved.into_iter().collect()

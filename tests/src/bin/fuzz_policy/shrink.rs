@@ -97,7 +97,7 @@ fn shrink_state(case: &Case, failure: &Failure) -> Option<Arc<EffectiveState>> {
         }
     }
     for (set, members) in &case.state.sets {
-        for member in members.iter() {
+        for member in members {
             attempt(&|state| remove_member(state, set, member));
         }
     }
@@ -106,7 +106,7 @@ fn shrink_state(case: &Case, failure: &Failure) -> Option<Arc<EffectiveState>> {
 
 fn remove_member(state: &mut EffectiveState, set: &SetId, member: &IpNet) -> bool {
     let members = state.sets.get_mut(set);
-    members.is_some_and(|members| Arc::make_mut(members).remove(member))
+    members.is_some_and(|members| members.remove(member))
 }
 
 /// Takes out the rule, policy, tier or profile with this number.

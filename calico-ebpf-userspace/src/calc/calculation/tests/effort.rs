@@ -94,7 +94,7 @@ fn one_change_in_a_large_cloud_touches_what_its_labels_touch() {
     );
     let same = |one: &EffectiveState, other: &EffectiveState| {
         let pairs = one.sets.values().zip(other.sets.values());
-        pairs.filter(|(one, other)| Arc::ptr_eq(one, other)).count()
+        pairs.filter(|(one, other)| one.is(other)).count()
     };
     assert_eq!(same(&before, &cloud.state), GROUPS - 1);
 

@@ -85,7 +85,7 @@ fn a_new_member_changes_its_set_only() {
     let states = change(member);
     assert_same_endpoints(&states, &["a", "b", "c"]);
     let [before, after] = &states;
-    assert!(Arc::ptr_eq(set(before, "has(db)"), set(after, "has(db)")));
+    assert!(set(before, "has(db)").is(set(after, "has(db)")));
     assert_eq!(
         (set(before, "has(web)").len(), set(after, "has(web)").len()),
         (3, 4)

@@ -307,7 +307,7 @@ fn named_ports_are_those_of_what_the_entity_selects() {
                 set,
                 protocol: Protocol(number),
                 port,
-            } => Some((*number, *port, BTreeSet::clone(&state.sets[set]))),
+            } => Some((*number, *port, state.sets[set].iter().copied().collect())),
             EffectivePort::Range(..) => None,
         };
         ports.filter_map(member).collect()

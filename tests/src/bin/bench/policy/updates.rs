@@ -127,7 +127,7 @@ fn with_member(state: &EffectiveState, sets: &[SetId]) -> Arc<EffectiveState> {
     let mut state = state.clone();
     for id in sets {
         if let Some(members) = state.sets.get_mut(id) {
-            Arc::make_mut(members).insert(IpNet::from(IpAddr::V4(NEWCOMER)));
+            members.insert(IpNet::from(IpAddr::V4(NEWCOMER)));
         }
     }
     Arc::new(state)
