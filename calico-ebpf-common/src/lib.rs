@@ -27,6 +27,7 @@ pub mod line;
 pub mod maps;
 pub mod moved_port;
 pub mod nat;
+pub mod parsed;
 pub mod policy;
 pub mod port;
 pub mod quota;

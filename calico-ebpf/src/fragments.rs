@@ -56,6 +56,13 @@ impl Fragment {
         Ok(Self { id, begin, end, more })
     }
 
+    /// Returns identification, first byte, byte behind the last, and whether more follow.
+    #[cfg(any(feature = "bench", feature = "on-host"))]
+    #[inline(always)]
+    pub(crate) fn numbers(&self) -> [u32; 4] {
+        [self.id, self.begin, self.end, u32::from(self.more)]
+    }
+
     #[inline(always)]
     pub(crate) fn is_first(&self) -> bool {
         self.begin == 0

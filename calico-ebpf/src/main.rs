@@ -27,6 +27,8 @@ mod host;
 mod judgement;
 mod moved_port;
 mod nat;
+#[cfg(feature = "on-host")]
+pub mod on_host;
 mod packet;
 mod parse;
 mod policy;
@@ -53,5 +55,5 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
 #[unsafe(link_section = "license")]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-#[cfg(not(target_arch = "bpf"))]
+#[cfg(not(any(target_arch = "bpf", feature = "on-host")))]
 fn main() {}

@@ -1,11 +1,15 @@
 //! The packet as TC hands it over: bounds-checked copies out of it and writes into it.
 
 use aya_ebpf::bindings::__sk_buff;
+#[cfg(not(feature = "on-host"))]
 use aya_ebpf::helpers::bpf_skb_pull_data;
 use calico_ebpf_common::verdict::DropReason;
 
+#[cfg(feature = "on-host")]
+use crate::on_host::bpf_skb_pull_data;
+
 /// Bytes of headers that are made linear when the guest handed over less.
-const LINEAR_BYTES: u32 = 192;
+pub(crate) const LINEAR_BYTES: u32 = 192;
 
 /// A packet.
 pub(crate) struct Skb {
@@ -154,6 +158,13 @@ impl Mac {
                 last: u16::load_at(address + 4),
             }
         }
+    }
+
+    /// Returns the address as numbers of four and two bytes in frame order.
+    #[cfg(any(feature = "bench", feature = "on-host"))]
+    #[inline(always)]
+    pub(crate) fn numbers(self) -> [u32; 2] {
+        [self.first, u32::from(self.last)]
     }
 
     /// Returns whether the address names a group.

@@ -4,6 +4,7 @@
 //! is run gets that number in the table, the others keep numbers that no packet is ever sent to.
 
 mod events;
+mod fate;
 mod hooks;
 mod loaded;
 mod object;
@@ -38,6 +39,7 @@ use loaded::{Loaded, Variant};
 use ran::{Context, TC_ACT_REDIRECT};
 use reading::difference;
 
+pub use fate::attach;
 pub use hooks::{Hook, Hooks, Packets, Table};
 pub use object::object_path;
 pub use ran::{Counted, Ran};

@@ -1,5 +1,8 @@
-//! `cargo xtask fuzz`: libFuzzer against what reads foreign bytes, and random policies against the compiler.
+//! `cargo xtask fuzz`: libFuzzer against what reads foreign bytes, random policies against the compiler, and random frames
+//! against the programs.
 
+mod instrumented;
+mod parse;
 mod policy;
 
 use std::fs;
@@ -34,12 +37,13 @@ const SLOWEST_INPUT_SECS: usize = 20;
 /// Lines of libFuzzer's output that a finding shows.
 const SHOWN_ON_FAILURE: usize = 40;
 
-/// Feeds made-up input to the parsers, or made-up policies to the compiler, and looks for what must not be
+/// Feeds made-up input to the parsers, made-up policies to the compiler or made-up frames to the programs, and looks for
+/// what must not be
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
-    policy: Option<Subject>,
+    subject: Option<Subject>,
 
     /// Parsers; all of them when none is named
     #[arg(value_enum, value_name = "TARGET")]
@@ -53,6 +57,7 @@ pub(crate) struct Arguments {
 #[derive(clap::Subcommand)]
 enum Subject {
     Policy(policy::Arguments),
+    Parse(parse::Arguments),
 }
 
 /// What reads the input.
@@ -86,8 +91,10 @@ impl Target {
 
 /// Runs the subcommand.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    if let Some(Subject::Policy(arguments)) = &arguments.policy {
-        return policy::run(arguments);
+    match &arguments.subject {
+        Some(Subject::Policy(arguments)) => return policy::run(arguments),
+        Some(Subject::Parse(arguments)) => return parse::run(arguments),
+        None => {}
     }
     setup::ensure(&[Need::Protobuf, Need::Fuzz])?;
     let targets = if arguments.targets.is_empty() {
@@ -223,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn parsers_and_policy_are_told_apart() {
+    fn parsers_policy_and_frames_are_told_apart() {
         let read = |words: &[&str]| {
             let command = Arguments::augment_args(clap::Command::new("fuzz"));
             let matches = command.try_get_matches_from(words).expect("good arguments");
@@ -231,9 +238,11 @@ mod tests {
         };
         let parsers = read(&["fuzz", "selector", "manifest", "--seconds", "3"]);
         assert_eq!(parsers.targets, [Target::Selector, Target::Manifest]);
-        assert_eq!((parsers.seconds, parsers.policy.is_some()), (3, false));
+        assert_eq!((parsers.seconds, parsers.subject.is_some()), (3, false));
         let policy = read(&["fuzz", "policy", "--minutes", "10", "--seed", "7"]);
-        assert!(policy.policy.is_some() && policy.targets.is_empty());
+        assert!(matches!(policy.subject, Some(Subject::Policy(_))) && policy.targets.is_empty());
+        let parse = read(&["fuzz", "parse", "--minutes", "10", "--seed", "7"]);
+        assert!(matches!(parse.subject, Some(Subject::Parse(_))) && parse.targets.is_empty());
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(crate) const IPV6_BYTES: usize = 40;
 
 /// Extension headers that are walked; one more is an error (RFC 8504 section 5.3 lets a node set such a limit).
 const MAX_EXTENSION_HEADERS: usize = 8;
+/// Bytes that they may have together. More do not fit the linear headers anyway, and offsets are kept in eleven bits.
+const MAX_EXTENSION_BYTES: usize = 1024;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -127,8 +129,8 @@ pub(crate) fn walk<const FRAGMENTS: bool>(
         if next == HOP_BY_HOP && index > 0 {
             return Err(DropReason::Malformed);
         }
-        // Keeps the offset's bound visible to the verifier; longer chains do not fit the linear headers anyway.
-        if walked > 1024 {
+        // Keeps the offset's bound visible to the verifier.
+        if walked > MAX_EXTENSION_BYTES {
             return Err(DropReason::ExtensionHeaders);
         }
         if FRAGMENTS && next == FRAGMENT {
@@ -154,13 +156,19 @@ pub(crate) fn walk<const FRAGMENTS: bool>(
             continue;
         }
         let option = skb.view::<4>(ETHERNET_BYTES + IPV6_BYTES + walked)?;
-        if next == ROUTING && option.u8::<3>() != 0 {
-            // Segments left: the destination address is not the final one, so policy cannot be judged.
-            return Err(DropReason::ExtensionHeaders);
-        }
         walked += (usize::from(option.u8::<1>()) + 1) * 8;
+        // What was read of a header beyond the packet may be padding.
         if walked > payload {
             return Err(DropReason::Malformed);
+        }
+        // Segments left: the destination address is not the final one, so policy cannot be judged.
+        let is_routed = next == ROUTING && option.u8::<3>() != 0;
+        #[expect(
+            clippy::needless_bitwise_bool,
+            reason = "one branch: with two, LLVM copies what was never written, which the verifier refuses"
+        )]
+        if is_routed | (walked > MAX_EXTENSION_BYTES) {
+            return Err(DropReason::ExtensionHeaders);
         }
         next = option.u8::<0>();
         if !is_extension(next) {

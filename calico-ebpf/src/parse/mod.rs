@@ -3,4 +3,6 @@
 pub(crate) mod ethernet;
 pub(crate) mod ipv4;
 pub(crate) mod ipv6;
+#[cfg(any(feature = "bench", feature = "on-host"))]
+pub(crate) mod tell;
 pub(crate) mod transport;

@@ -36,6 +36,11 @@ impl Dataplane {
             .collect()
     }
 
+    /// Returns what was counted since [`Self::counters`] returned `before`.
+    pub fn counted_since(&self, before: &BTreeMap<Counted, Counter>) -> Vec<(Counted, Counter)> {
+        difference(before, &self.counters())
+    }
+
     /// Returns the counter of a rule by its number.
     pub fn rule_counter(&self, number: u32) -> Counter {
         let map = self.loaded().object.map(maps::RULES).expect("a map");

@@ -42,5 +42,6 @@ mod taps;
 mod tombstones;
 mod tools;
 mod traffic;
+mod understood;
 mod uplink;
 mod watching;

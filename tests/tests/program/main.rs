@@ -28,5 +28,6 @@ mod quotas;
 mod random;
 mod scene;
 mod tombstones;
+mod understood;
 mod updates;
 mod window;

@@ -257,6 +257,38 @@ fn scenario_14_eight_extension_headers_are_walked_and_nine_are_dropped() {
 }
 
 #[test]
+fn scenario_14_extension_headers_of_more_than_1024_bytes_are_dropped_however_few_they_are() {
+    let mut dataplane = open();
+    let header = |bytes: usize| {
+        let mut header = vec![0; bytes];
+        header[1] = u8::try_from(bytes / 8 - 1).expect("at most 2,048 bytes");
+        (DESTINATION, header)
+    };
+    let chain = |sizes: &[usize]| path(V6).udp_behind(&sizes.iter().copied().map(header).collect::<Vec<_>>());
+    for sizes in [&[1024][..], &[512, 512]] {
+        dataplane
+            .from_workload("a", &chain(sizes))
+            .expect_redirect_to("b");
+        dataplane.clear_flows();
+    }
+    for sizes in [&[1032][..], &[512, 520], &[2048]] {
+        expect_drops_at_both_hooks(&mut dataplane, &[chain(sizes)], DropReason::ExtensionHeaders);
+    }
+}
+
+#[test]
+fn an_extension_header_behind_the_packet_is_not_read() {
+    let mut dataplane = open();
+    for segments_left in [0, 1] {
+        // The packet ends with its own header; what looks like a routing header is padding.
+        let packet = udp(V6)
+            .with(ETHERNET_BYTES + 4, &[0, 0, ROUTING])
+            .with(ETHERNET_BYTES + 40, &[17, 0, 0, segments_left]);
+        expect_drops_at_both_hooks(&mut dataplane, &[packet], DropReason::Malformed);
+    }
+}
+
+#[test]
 fn scenario_15_an_unknown_protocol_whose_payload_looks_like_an_extension_header_is_judged_as_itself() {
     let tcp_only = json!({"action": "Allow", "protocol": "TCP"});
     let mut dataplane = under(&[network_policy("tcp", "all()")

@@ -1,24 +1,23 @@
 //! `cargo xtask fuzz policy`: random policies, packets and changes.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
+use super::instrumented::Fuzzer;
 use crate::build::has_mutants;
 use crate::build_ebpf::{self, Flavour};
 use crate::progress::headline;
 use crate::setup::{self, Need};
 use crate::{command, workspace};
 
-/// A flag for each edge of the compiler's code, and where the edge is. Stable Rust has all of it.
-const INSTRUMENTATION: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=3 \
-    -Cllvm-args=-sanitizer-coverage-inline-bool-flag -Cllvm-args=-sanitizer-coverage-pc-table";
-
-/// Crates that are optimized: with all checks of a debug build, and without building every dependency again.
-const OPTIMIZED: [&str; 3] = ["calico-ebpf-common", "calico-ebpf-userspace", "calico-ebpf-tests"];
+/// With mutants, and with flags in the compiler.
+const FUZZER: Fuzzer = Fuzzer {
+    name: "fuzz_policy",
+    features: &["fuzz"],
+    looked_at: "calico_ebpf_userspace",
+    optimized: &["calico-ebpf-common", "calico-ebpf-userspace", "calico-ebpf-tests"],
+};
 
 /// Looks for packets about which the reference evaluator, the compiled tables and the kernel disagree
 ///
@@ -56,7 +55,9 @@ pub(crate) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     setup::require_root("policies are tried in the kernel")?;
     setup::ensure(&[Need::Protobuf, Need::TestPrograms])?;
-    let program = build()?;
+    build_ebpf::build_default(Flavour::Agent)?;
+    headline("policy fuzzer");
+    let program = FUZZER.build()?;
     ensure!(
         has_mutants(&program)?,
         "{} has no mutants: the mark that products are searched for is not found in it",
@@ -82,42 +83,4 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     command::run_to_stdout(&mut fuzzer)
-}
-
-/// Builds the program, with mutants and with flags in the compiler.
-fn build() -> Result<PathBuf> {
-    build_ebpf::build_default(Flavour::Agent)?;
-    headline("policy fuzzer");
-    let wrapper = wrapper()?;
-    let mut cargo = command::cargo();
-    cargo.args([
-        "build",
-        "--package=calico-ebpf-tests",
-        "--bin=fuzz_policy",
-        "--features=fuzz",
-    ]);
-    for name in OPTIMIZED {
-        cargo.arg(format!("--config=profile.dev.package.{name}.opt-level=2"));
-    }
-    cargo.env("RUSTC_WORKSPACE_WRAPPER", wrapper);
-    command::run(&mut cargo)?;
-    Ok(workspace::target_dir()?.join("debug/fuzz_policy"))
-}
-
-/// Writes what stands between cargo and the compiler: flags for the one crate that is looked at.
-fn wrapper() -> Result<PathBuf> {
-    let folder = workspace::target_dir()?.join("fuzz");
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let path = folder.join("policy-rustc");
-    let script = format!(
-        "#!/bin/sh\nrustc=$1\nshift\ncase \" $* \" in\n*\" --crate-name calico_ebpf_userspace \"*) \
-         set -- \"$@\" {INSTRUMENTATION} ;;\nesac\nexec \"$rustc\" \"$@\"\n"
-    );
-    // Written anew it would have another time, and everything would be built again.
-    if fs::read_to_string(&path).ok().as_deref() != Some(&*script) {
-        fs::write(&path, script).with_context(|| path.display().to_string())?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
-            .with_context(|| path.display().to_string())?;
-    }
-    Ok(path)
 }

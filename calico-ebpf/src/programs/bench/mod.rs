@@ -6,6 +6,7 @@
 mod chain;
 mod churn;
 mod linear;
+mod parse;
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action};

@@ -1,4 +1,4 @@
-//! Edges of the compiler that ran: flags that the Rust compiler puts into the program when `cargo xtask fuzz` builds
+//! Edges of what is tried that ran: flags that the Rust compiler puts into the program when `cargo xtask fuzz` builds
 //! it. Without them there is nothing to tell.
 
 use std::collections::BTreeMap;
@@ -6,8 +6,16 @@ use std::sync::Mutex;
 
 use object::{Object as _, ObjectSymbol as _, SymbolKind};
 
-/// Modules of `compile` that are no part of the compiler.
-const ASIDE: [&str; 4] = ["describe", "generate", "mutants", "reference"];
+/// What is looked at.
+pub(crate) struct Part {
+    /// How names of functions go on to those of its modules, in both ways of mangling.
+    pub(crate) mangled: &'static str,
+    pub(crate) dotted: &'static str,
+    /// Name of the sum.
+    pub(crate) name: &'static str,
+    /// Whether a module belongs to it.
+    pub(crate) has: fn(&str) -> bool,
+}
 
 static FLAGS: Mutex<Option<[usize; 2]>> = Mutex::new(None);
 static PLACES: Mutex<Option<[usize; 2]>> = Mutex::new(None);
@@ -37,8 +45,8 @@ fn note(range: &Mutex<Option<[usize; 2]>>, found: [usize; 2]) {
     }
 }
 
-/// Returns the edges of the compiler by module, and their sum; empty without flags.
-pub(crate) fn by_module() -> Vec<ModuleEdges> {
+/// Returns the edges of a part by module, and their sum; empty without flags.
+pub(crate) fn by_module(part: &Part) -> Vec<ModuleEdges> {
     let taken = |range: &Mutex<Option<[usize; 2]>>| range.lock().ok().and_then(|range| *range);
     let (Some(flags), Some(places)) = (taken(&FLAGS), taken(&PLACES)) else {
         return Vec::new();
@@ -52,7 +60,7 @@ pub(crate) fn by_module() -> Vec<ModuleEdges> {
         let Some((_, name)) = functions.range(..=place).next_back() else {
             continue;
         };
-        if let Some(module) = module_of(name).filter(|module| !ASIDE.contains(module)) {
+        if let Some(module) = module_of(name, part).filter(|module| (part.has)(module)) {
             let [hit, edges] = modules.entry(module).or_default();
             *hit += usize::from(*flag != 0);
             *edges += 1;
@@ -61,7 +69,7 @@ pub(crate) fn by_module() -> Vec<ModuleEdges> {
     let sum = modules
         .values()
         .fold([0, 0], |sum, [hit, edges]| [sum[0] + hit, sum[1] + edges]);
-    let told = modules.into_iter().chain([("all of the compiler", sum)]);
+    let told = modules.into_iter().chain([(part.name, sum)]);
     told.map(|(name, [hit, edges])| ModuleEdges {
         name: name.to_owned(),
         hit,
@@ -94,9 +102,9 @@ fn functions() -> Option<BTreeMap<usize, String>> {
     Some(functions.filter_map(of_symbol).collect())
 }
 
-/// Returns the module of `compile` that a mangled name belongs to.
-fn module_of(name: &str) -> Option<&str> {
-    if let Some((_, rest)) = name.split_once("calico_ebpf_userspace7compile") {
+/// Returns the module of a part that a mangled name belongs to.
+fn module_of<'a>(name: &'a str, part: &Part) -> Option<&'a str> {
+    if let Some((_, rest)) = name.split_once(part.mangled) {
         let digits = rest.len()
             - rest
                 .trim_start_matches(|digit: char| digit.is_ascii_digit())
@@ -104,6 +112,6 @@ fn module_of(name: &str) -> Option<&str> {
         let length: usize = rest[..digits].parse().ok()?;
         return rest[digits..].get(..length);
     }
-    let (_, rest) = name.split_once("calico_ebpf_userspace..compile..")?;
+    let (_, rest) = name.split_once(part.dotted)?;
     rest.split(['.', '$']).next()
 }

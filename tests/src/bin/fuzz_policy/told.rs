@@ -8,6 +8,14 @@ use crate::edges;
 use crate::history;
 use crate::shrink::{Reproduction, describe};
 
+/// The compiler; other modules of `compile` are no part of it.
+const COMPILER: edges::Part = edges::Part {
+    mangled: "calico_ebpf_userspace7compile",
+    dotted: "calico_ebpf_userspace..compile..",
+    name: "all of the compiler",
+    has: |module| !matches!(module, "describe" | "generate" | "mutants" | "reference"),
+};
+
 /// Prints a line on standard output.
 pub(crate) fn line(text: &str) {
     // A closed pipe is no reason to fail.
@@ -25,7 +33,7 @@ pub(crate) fn coverage(coverage: &Coverage, took: Duration) {
         "features of policy: {hit} of {} come past",
         features.len()
     ));
-    for module in edges::by_module() {
+    for module in edges::by_module(&COMPILER) {
         line(&format!(
             "{:>5} of {:>5} edges  {}",
             module.hit, module.edges, module.name
