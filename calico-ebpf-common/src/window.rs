@@ -68,6 +68,7 @@ impl Window {
     };
 
     /// Returns a copy, word by word: a copy between map values becomes a call otherwise.
+    #[must_use]
     #[inline(always)]
     pub fn copied(&self) -> Self {
         let [first, second, third]: [u64; 3] = bytemuck::cast(*self);

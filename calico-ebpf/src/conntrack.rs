@@ -1,41 +1,22 @@
 //! Conntrack: finding, opening and keeping flows.
 
-use aya_ebpf::bindings::{__sk_buff, BPF_EXIST, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_jiffies64;
-use aya_ebpf::macros::map;
-use aya_ebpf::maps::HashMap;
 use calico_ebpf_common::branchless::opaque;
 use calico_ebpf_common::endpoint::Slot;
 use calico_ebpf_common::flow::{
-    FLOW_ORIGIN_LOW, Flow, FlowKey4, FlowKey6, ORIGIN, RESPONDER, STATE_ESTABLISHED, STATE_FIN_ORIGIN,
-    STATE_REPLIED, STATE_RESET, STATE_RESET_ORIGIN,
+    FLOW_ORIGIN_LOW, Flow, ORIGIN, RESPONDER, STATE_ESTABLISHED, STATE_FIN_ORIGIN, STATE_REPLIED,
+    STATE_RESET, STATE_RESET_ORIGIN,
 };
-use calico_ebpf_common::maps::{FLOW_ENTRIES, HALF_OPEN_ENTRIES};
 use calico_ebpf_common::port::protocol;
-use calico_ebpf_common::quota::{FOUND_CONFIRMED, FOUND_HALF_OPEN, FOUND_NONE, Kind, payer};
-use calico_ebpf_common::verdict::DropReason;
-use calico_ebpf_common::window;
+use calico_ebpf_common::quota::{FOUND_CONFIRMED, FOUND_HALF_OPEN, FOUND_NONE};
 
-use crate::family::{Family, V4, V6};
+use crate::family::Family;
 use crate::packet::Packet;
 use crate::parse::transport::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
-use crate::quotas;
 use crate::scratch;
-use crate::segment;
 use crate::settings;
 use crate::skb::Skb;
-
-#[map]
-static CEBPF_FLOWS4: HashMap<FlowKey4, Flow> = HashMap::with_max_entries(FLOW_ENTRIES, 0);
-
-#[map]
-static CEBPF_FLOWS6: HashMap<FlowKey6, Flow> = HashMap::with_max_entries(FLOW_ENTRIES, 0);
-
-#[map]
-static CEBPF_HALFOPEN4: HashMap<FlowKey4, Flow> = HashMap::with_max_entries(HALF_OPEN_ENTRIES, 0);
-
-#[map]
-static CEBPF_HALFOPEN6: HashMap<FlowKey6, Flow> = HashMap::with_max_entries(HALF_OPEN_ENTRIES, 0);
+use crate::windows::{Segment, follow, follow_kept, offer_kept};
 
 /// `last_seen` is written when it is older than this many jiffies (0.13 to 1.3 s), so that busy flows do not
 /// bounce their cache line between CPUs.
@@ -294,251 +275,12 @@ impl<F: Family> Seen<F> {
     }
 }
 
-/// Where a TCP segment is in its packet, which way it goes, and a word for whom it is handed to, packed.
-#[derive(Clone, Copy)]
-pub(crate) struct Segment(u64);
-
-impl Segment {
-    #[inline(always)]
-    fn of<F: Family>(packet: &Packet<F>, original: bool, word: u32) -> Self {
-        let rest = word << 17 | u32::from(original) << 16 | packet.transport_offset as u32 & 0xffff;
-        Self((packet.transport_bytes as u64) << 32 | u64::from(rest))
-    }
-
-    /// Returns where the TCP header is.
-    #[inline(always)]
-    fn offset(self) -> usize {
-        // Keeps the bound visible, as in `rewrite`.
-        (self.0 & 0x7ff) as usize
-    }
-
-    #[inline(always)]
-    fn is_original(self) -> bool {
-        self.0 >> 16 & 1 != 0
-    }
-
-    #[inline(always)]
-    fn word(self) -> u32 {
-        (self.0 >> 17 & 3) as u32
-    }
-
-    #[inline(always)]
-    fn read(self, skb: &Skb) -> Result<window::Segment, DropReason> {
-        segment::read(skb, self.offset(), (self.0 >> 32) as u32)
-    }
-}
-
-/// Opens the IPv4 flow in the [scratch room](scratch) and returns 1, or 0 without room. `found` says where its entry was
-/// found.
-///
-/// This and the functions below are global, as the look-ups in `tables` are.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn open_flow4(found: u32) -> u32 {
-    u32::from(open_kept::<V4>(found))
-}
-
-/// As [`open_flow4`], for IPv6.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn open_flow6(found: u32) -> u32 {
-    u32::from(open_kept::<V6>(found))
-}
-
-/// A flow that is half open stays in a table of its own: who opens many fills that, and only its own share. TCP is open
-/// when its handshake is complete; the second packet of a protocol without a handshake completes it.
-#[inline(always)]
-fn open_kept<F: Family>(found: u32) -> bool {
-    let Some(room) = scratch::room() else { return false };
-    // SAFETY: the room is ours until the program ends.
-    let (key, flow) = unsafe { (F::read_key(core::ptr::addr_of!((*room).key)), &(*room).flow) };
-    let slot = payer(flow);
-    // A flow that ended since it was found is a new one.
-    if found == FOUND_CONFIRMED && write_over::<F>(F::confirmed(), Kind::Confirmed, key, flow) {
-        return true;
-    }
-    let is_confirmed = flow.state & STATE_ESTABLISHED != 0 && !flow.is_closed();
-    if found == FOUND_HALF_OPEN && (is_confirmed || F::protocol_of(key) != protocol::TCP) {
-        if add::<F>(F::confirmed(), Kind::Confirmed, key, flow) {
-            if F::half_open().remove(key).is_ok() {
-                quotas::add(slot, Kind::HalfOpen, -1);
-            }
-            return true;
-        }
-        // It goes on where it is, off the fast path.
-        quotas::refuse(slot);
-    }
-    if found == FOUND_HALF_OPEN && write_over::<F>(F::half_open(), Kind::HalfOpen, key, flow) {
-        return true;
-    }
-    if add::<F>(F::half_open(), Kind::HalfOpen, key, flow) {
-        return true;
-    }
-    quotas::refuse(slot);
-    false
-}
-
-/// Lets the window of a flow follow a segment, if its word is 0. Returns 0 for a segment outside of its window.
-///
-/// Not inlined: most programs have no room for it on their stack.
-#[inline(never)]
-fn follow(skb: *mut __sk_buff, entry: *mut Flow, segment: Segment) -> u32 {
-    let (original, is_noted) = (segment.is_original(), segment.word() == 0 && !settings::dry_run());
-    let Ok(segment) = segment.read(&Skb::new(skb)) else {
-        return 0;
-    };
-    // SAFETY: points to a map value. If it was re-used for another flow, that one has a window that fits it badly, and its
-    // segments mean nothing until it ends.
-    let window = unsafe { &mut (*entry).window };
-    u32::from(window.follow(&segment, original, is_noted))
-}
-
-/// Takes the window of the IPv4 flow in the [scratch room](scratch) over from its entry, if it goes on. `found` says where that
-/// was found. Returns 1 if it goes on.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn recall_flow4(found: u32) -> u32 {
-    u32::from(recall_kept::<V4>(found))
-}
-
-/// As [`recall_flow4`], for IPv6.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn recall_flow6(found: u32) -> u32 {
-    u32::from(recall_kept::<V6>(found))
-}
-
-#[inline(always)]
-fn recall_kept<F: Family>(found: u32) -> bool {
-    let Some(room) = scratch::room() else { return false };
-    // SAFETY: the room is ours until the program ends.
-    let key = unsafe { F::read_key(core::ptr::addr_of!((*room).key)) };
-    let entry = match found {
-        FOUND_CONFIRMED => F::confirmed().get_ptr(key),
-        FOUND_HALF_OPEN => F::half_open().get_ptr(key),
-        _ => None,
-    };
-    let Some(entry) = entry else { return false };
-    // SAFETY: the entry is a map value, the room is ours.
-    let (old, flow, found) = unsafe { (&*entry, &mut (*room).flow, &mut (*room).found) };
-    if old.created != flow.created {
-        return false;
-    }
-    flow.window = old.window.copied();
-    (found.state, found.last_seen) = (old.state, old.last_seen);
-    true
-}
-
-/// Lets the window of the flow in the [scratch room](scratch) follow the segment that opens it, or writes it over. The segment's
-/// word says whether it goes on: then a segment outside of its window leaves its state and time as they were. Returns 0.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn follow_kept(skb: *mut __sk_buff, segment: u64) -> u32 {
-    let Some(room) = scratch::room() else { return 0 };
-    let (skb, place) = (Skb::new(skb), Segment(segment));
-    let Ok(segment) = place.read(&skb) else { return 0 };
-    // SAFETY: the room is ours until the program ends.
-    let (flow, found) = unsafe { (&mut (*room).flow, &(*room).found) };
-    if place.word() != 0 && !flow.window.takes(&segment, place.is_original()) {
-        (flow.state, flow.last_seen) = (found.state, found.last_seen);
-        return 0;
-    }
-    flow.window.note(&segment, place.is_original());
-    0
-}
-
-/// Notes the window scale that a SYN offers in the flow in the [scratch room](scratch). Returns 0.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn offer_kept(skb: *mut __sk_buff, segment: u64) -> u32 {
-    let place = Segment(segment);
-    if let Some(scale) = segment::scale(&Skb::new(skb), place.offset())
-        && let Some(room) = scratch::room()
-    {
-        // SAFETY: the room is ours until the program ends.
-        unsafe { (*room).flow.window.offer(place.is_original(), scale) };
-    }
-    0
-}
-
-/// Writes over an entry. Returns whether it is still there.
-#[inline(always)]
-fn write_over<F: Family>(table: &HashMap<F::Key, Flow>, kind: Kind, key: &F::Key, flow: &Flow) -> bool {
-    let Some(entry) = table.get_ptr(key) else {
-        return false;
-    };
-    // SAFETY: points to a map value.
-    let (before, now) = (unsafe { payer(&*entry) }, payer(flow));
-    if table.insert(key, flow, u64::from(BPF_EXIST)).is_err() {
-        return false;
-    }
-    if before != now {
-        quotas::add(before, kind, -1);
-        quotas::add(now, kind, 1);
-    }
-    true
-}
-
-/// Adds an entry, if its endpoint may have one more. Returns whether there is one now: another processor may have been
-/// faster.
-#[inline(always)]
-fn add<F: Family>(table: &HashMap<F::Key, Flow>, kind: Kind, key: &F::Key, flow: &Flow) -> bool {
-    const EXISTS: i32 = -17;
-    let slot = payer(flow);
-    if !quotas::has_room(slot, kind) {
-        return false;
-    }
-    match table.insert(key, flow, u64::from(BPF_NOEXIST)) {
-        Ok(()) => {
-            quotas::add(slot, kind, 1);
-            true
-        }
-        Err(error) => error == EXISTS,
-    }
-}
-
-/// Ends the IPv4 flow whose key is in the [scratch room](scratch). Returns 1 if there was one.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn close_flow4(found: u32) -> u32 {
-    u32::from(close_kept::<V4>(found))
-}
-
-/// As [`close_flow4`], for IPv6.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn close_flow6(found: u32) -> u32 {
-    u32::from(close_kept::<V6>(found))
-}
-
-#[inline(always)]
-pub(crate) fn close_kept<F: Family>(found: u32) -> bool {
-    let Some(room) = scratch::room() else { return false };
-    // SAFETY: the room is ours until the program ends.
-    let key = unsafe { F::read_key(core::ptr::addr_of!((*room).key)) };
-    let (table, kind) = if found == FOUND_HALF_OPEN {
-        (F::half_open(), Kind::HalfOpen)
-    } else {
-        (F::confirmed(), Kind::Confirmed)
-    };
-    let Some(entry) = table.get_ptr(key) else {
-        return false;
-    };
-    // SAFETY: points to a map value.
-    let slot = unsafe { payer(&*entry) };
-    let is_ended = table.remove(key).is_ok();
-    if is_ended {
-        quotas::add(slot, kind, -1);
-    }
-    is_ended
-}
-
 /// Returns the state after a packet. Without branches: the verifier would follow all that comes after once for each way.
 #[inline(always)]
 pub(crate) fn next_state<F: Family>(state: u8, packet: &Packet<F>, original: bool) -> u8 {
     let (state, flags) = (u64::from(state), u64::from(packet.tcp_flags));
     let is_reply = opaque(u64::from(!original));
-    let next = state | is_reply * u64::from(STATE_REPLIED);
+    let next = state | (is_reply * u64::from(STATE_REPLIED));
     if packet.protocol != protocol::TCP {
         return next as u8;
     }
@@ -548,10 +290,10 @@ pub(crate) fn next_state<F: Family>(state: u8, packet: &Packet<F>, original: boo
     let is_established = was_answered & is_set(TCP_ACK) & (1 ^ is_tcp_reply);
     // The responder's bit is the next one.
     let fin = is_set(TCP_FIN) << STATE_FIN_ORIGIN.trailing_zeros() << is_tcp_reply;
-    let next = next | is_established * u64::from(STATE_ESTABLISHED) | fin;
+    let next = next | (is_established * u64::from(STATE_ESTABLISHED)) | fin;
     let reset = u64::from(STATE_RESET_ORIGIN) << is_tcp_reply;
     // Who goes on has not reset: the reset was somebody else's, or of a segment that came late.
-    (next & !reset | is_set(TCP_RST) * reset) as u8
+    (next & !reset | (is_set(TCP_RST) * reset)) as u8
 }
 
 /// Returns whether the packet asks for a new TCP connection.
@@ -587,16 +329,4 @@ pub(crate) fn meaning<F: Family>(packet: &Packet<F>, flow: &Flow, place: &Place)
 #[inline(always)]
 pub(crate) fn opens<F: Family>(packet: &Packet<F>) -> bool {
     packet.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN
-}
-
-/// The tables of IPv4.
-#[inline(always)]
-pub(crate) fn tables4() -> [&'static HashMap<FlowKey4, Flow>; 2] {
-    [&CEBPF_FLOWS4, &CEBPF_HALFOPEN4]
-}
-
-/// The tables of IPv6.
-#[inline(always)]
-pub(crate) fn tables6() -> [&'static HashMap<FlowKey6, Flow>; 2] {
-    [&CEBPF_FLOWS6, &CEBPF_HALFOPEN6]
 }

@@ -21,6 +21,7 @@ mod conntrack;
 mod counters;
 mod event;
 mod family;
+mod flow_tables;
 mod forward;
 mod fragments;
 mod host;
@@ -42,6 +43,7 @@ mod settings;
 mod skb;
 mod tables;
 mod tombstones;
+mod windows;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

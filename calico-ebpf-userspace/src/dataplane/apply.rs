@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use calico_ebpf_common::endpoint::Slot;
 use calico_ebpf_common::maps::PROGRAM_READ_CLOCK;
-use calico_ebpf_common::quota::Kind;
 
 use super::answer_sources::AnswerSources;
 use super::assignments::Assignments;
@@ -24,7 +23,6 @@ use super::neighbors::NeighborTable;
 use super::pins::Pins;
 use super::policy_map::PolicyMap;
 use super::programs::Programs;
-use super::quotas::limits_of;
 use super::routes::{RouteTable, Routes};
 use super::state_file::StateFile;
 use super::sysctls::Sysctls;
@@ -414,10 +412,7 @@ impl Dataplane {
                 self.programs.forget_announcement(*slot)?;
             }
         }
-        let room = Kind::ALL.map(|kind| self.programs.flow_room(kind));
-        self.programs
-            .set_limits(limits_of(&self.config, room, assignments.slots.len()))
-            .context("cannot write how many flows an endpoint may have")?;
+        self.programs.limit_flows(&self.config, assignments.slots.len())?;
         let epoch = self.state.state.epoch.checked_add(1).unwrap_or(1);
         let input = TableInput {
             state: desired,

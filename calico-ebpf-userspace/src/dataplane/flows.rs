@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use aya::maps::MapData;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use bytemuck::Pod;
@@ -62,16 +62,18 @@ impl FlowTable {
     /// # Errors
     /// When it is not pinned or has another layout.
     pub fn open<K: FlowKey>(pins: &Pins, kind: Kind) -> anyhow::Result<Self> {
+        let table = Self::open_if_alike::<K>(pins, kind)?;
+        table.with_context(|| format!("map {} has another layout", K::MAPS[kind as usize]))
+    }
+
+    /// As [`Self::open`]; `None` for a map with another layout.
+    fn open_if_alike<K: FlowKey>(pins: &Pins, kind: Kind) -> anyhow::Result<Option<Self>> {
         let name = K::MAPS[kind as usize];
         let map = open_pinned(&pins.map(name)).with_context(|| format!("cannot open map {name}"))?;
         let map = MapData::from_fd(map)?;
         let info = map.info()?;
         let sizes = (info.key_size() as usize, info.value_size() as usize);
-        ensure!(
-            sizes == (size_of::<K>(), size_of::<Flow>()),
-            "map {name} has another layout: {sizes:?}"
-        );
-        Ok(Self { map })
+        Ok((sizes == (size_of::<K>(), size_of::<Flow>())).then_some(Self { map }))
     }
 
     /// Calls `visit` with slices of all flows.
@@ -104,7 +106,11 @@ fn highest_in<K: FlowKey>(pins: &Pins) -> anyhow::Result<u32> {
         if !pins.map(K::MAPS[kind as usize]).exists() {
             continue;
         }
-        FlowTable::open::<K>(pins, kind)?.for_each_slice::<K>(|slice| {
+        // One of another layout begins anew: none of its flows is taken over.
+        let Some(table) = FlowTable::open_if_alike::<K>(pins, kind)? else {
+            continue;
+        };
+        table.for_each_slice::<K>(|slice| {
             let generations = slice.iter().flat_map(|(_, flow)| flow.generation);
             highest = generations.fold(highest, u32::max);
             Ok(())

@@ -1,5 +1,6 @@
 //! The kernel: maps, links, routes, sysctls.
 
+mod adoption;
 mod amend;
 pub mod answer_sources;
 pub mod apply;

@@ -5,8 +5,6 @@
 //! tables are in force.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use aya::maps::{Array, Map, MapData, MapInfo, PerCpuArray, PerCpuValues, ProgramArray};
@@ -16,13 +14,15 @@ use aya::{Ebpf, EbpfLoader};
 use calico_ebpf_common::answer::{ANSWER_SOURCE4, ANSWER_SOURCE6};
 use calico_ebpf_common::flow::FlowKey4;
 use calico_ebpf_common::maps::{self, Counter, settings};
-use calico_ebpf_common::quota::{FlowLimits, Kind};
+use calico_ebpf_common::quota::FlowLimits;
 
+use super::adoption::adoptable;
 use super::answer_sources::AnswerSources;
 use super::flows::FlowKey;
 use super::object::OBJECT;
 use super::pins::{Pins, replace_pin};
 use super::policy_map::PolicyMap;
+use super::quotas::limits_of;
 use crate::config::values::{Config, DenyAction, EndpointToHostAction, EstablishedFlows};
 
 /// Every map that is pinned.
@@ -44,21 +44,6 @@ const PINNED_MAPS: [&str; 17] = [
     maps::WATCHED,
     maps::BUDGETS,
     maps::TOMBSTONES,
-];
-/// Maps that are taken over from the last run: flows, counts and what workloads announced while no agent ran must not
-/// be lost, and who watches goes on watching. Rule counters begin anew, because their numbers belong to one run.
-const ADOPTED_MAPS: [&str; 11] = [
-    maps::FLOWS4,
-    maps::FLOWS6,
-    maps::HALF_OPEN4,
-    maps::HALF_OPEN6,
-    maps::QUOTAS,
-    maps::COUNTERS,
-    maps::ANNOUNCED,
-    maps::DATAGRAMS,
-    maps::EVENTS,
-    maps::WATCHED,
-    maps::BUDGETS,
 ];
 /// Every program that is pinned.
 const PROGRAMS: [&str; 5] = [
@@ -260,21 +245,17 @@ impl Programs {
         Ok(())
     }
 
-    /// Returns the entries of a conntrack map, half-open flows or confirmed ones.
-    pub fn flow_room(&self, kind: Kind) -> u32 {
-        let name = FlowKey4::MAPS[kind as usize];
-        self.sizes.get(name).copied().unwrap_or(0)
-    }
-
-    /// Writes how many flows an endpoint may have.
+    /// Writes how many flows each of `endpoints` may have.
     ///
     /// # Errors
     /// When the map cannot be written.
-    pub fn set_limits(&mut self, limits: FlowLimits) -> anyhow::Result<()> {
+    pub fn limit_flows(&mut self, config: &Config, endpoints: usize) -> anyhow::Result<()> {
+        let room = FlowKey4::MAPS.map(|name| self.sizes.get(name).copied().unwrap_or(0));
         let map = self.first.map_mut(maps::LIMITS);
         let map = map.context("the eBPF object has no limits of flows")?;
         let mut map: Array<_, FlowLimits> = map.try_into()?;
-        Ok(map.set(0, limits, 0)?)
+        map.set(0, limits_of(config, room, endpoints), 0)
+            .context("cannot write how many flows an endpoint may have")
     }
 
     /// Gives the loaded object to what reads the programs' log records.
@@ -428,86 +409,4 @@ fn map_data<'a>(object: &'a Ebpf, name: &str) -> anyhow::Result<&'a MapData> {
         Some(other) => Err(anyhow!("map {name} is of another type: {other:?}")),
         None => Err(anyhow!("the eBPF object has no map {name}")),
     }
-}
-
-/// What must be equal for a map to be taken over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Layout {
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    flags: u32,
-}
-
-impl Layout {
-    /// Returns the same layout with another number of entries.
-    fn but_for_size(self, max_entries: u32) -> Self {
-        Self { max_entries, ..self }
-    }
-}
-
-/// Returns the maps of the last run that this run takes over. A conntrack table keeps its size, in `sizes`, too: one of
-/// another size would begin without the flows that are in it.
-fn adoptable(
-    object: &[u8],
-    sizes: &mut BTreeMap<&'static str, u32>,
-    pins: &Pins,
-) -> anyhow::Result<BTreeSet<&'static str>> {
-    let object = aya_obj::Object::parse(object).context("cannot parse the eBPF object")?;
-    let mut adopted = BTreeSet::new();
-    for name in ADOPTED_MAPS {
-        let map = object
-            .maps
-            .get(name)
-            .ok_or_else(|| anyhow!("the eBPF object has no map {name}"))?;
-        let wanted = Layout {
-            map_type: map.map_type(),
-            key_size: map.key_size(),
-            value_size: map.value_size(),
-            max_entries: sizes.get(name).copied().unwrap_or(map.max_entries()),
-            flags: map.map_flags(),
-        };
-        match pinned_layout(&pins.map(name))? {
-            Some(found) if found == wanted => {
-                adopted.insert(name);
-            }
-            Some(found) if sizes.contains_key(name) && found.but_for_size(wanted.max_entries) == wanted => {
-                tracing::warn!(
-                    map = name,
-                    entries = found.max_entries,
-                    wanted = wanted.max_entries,
-                    "the conntrack table keeps its size and its flows; BPFMapSizeConntrack and BPFMapSizeHalfOpen count \
-                     after `calico-ebpf cleanup` or a reboot"
-                );
-                sizes.insert(name, found.max_entries);
-                adopted.insert(name);
-            }
-            Some(found) => {
-                tracing::warn!(
-                    map = name,
-                    ?found,
-                    ?wanted,
-                    "map of the last run has another layout, begins anew"
-                );
-            }
-            None => {}
-        }
-    }
-    Ok(adopted)
-}
-
-fn pinned_layout(path: &Path) -> anyhow::Result<Option<Layout>> {
-    let info = match super::bpf_syscall::open_pinned(path) {
-        Ok(map) => MapData::from_fd(map)?.info()?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
-    };
-    Ok(Some(Layout {
-        map_type: info.map_type()? as u32,
-        key_size: info.key_size(),
-        value_size: info.value_size(),
-        max_entries: info.max_entries(),
-        flags: info.map_flags(),
-    }))
 }

@@ -8,7 +8,7 @@ use calico_ebpf_common::port::protocol;
 use calico_ebpf_common::verdict::DropReason;
 
 use super::{Family, Scope, V4, unpack_entries, unpack_entry};
-use crate::conntrack;
+use crate::flow_tables;
 use crate::fragments::Fragment;
 use crate::moved_port;
 use crate::nat;
@@ -16,6 +16,7 @@ use crate::packet::{Packet, PacketKind};
 use crate::related::{self, QuotedSlots};
 use crate::skb::Skb;
 use crate::tables::{self, Tables};
+use crate::windows;
 
 impl Family for V4 {
     type Address = u32;
@@ -92,12 +93,12 @@ impl Family for V4 {
 
     #[inline(always)]
     fn confirmed() -> &'static HashMap<FlowKey4, Flow> {
-        conntrack::tables4()[0]
+        flow_tables::tables4()[0]
     }
 
     #[inline(always)]
     fn half_open() -> &'static HashMap<FlowKey4, Flow> {
-        conntrack::tables4()[1]
+        flow_tables::tables4()[1]
     }
 
     #[inline(always)]
@@ -119,17 +120,17 @@ impl Family for V4 {
 
     #[inline(always)]
     fn open_kept(found: u32) -> bool {
-        conntrack::open_flow4(found) != 0
+        flow_tables::open_flow4(found) != 0
     }
 
     #[inline(always)]
     fn recall_kept(found: u32) -> bool {
-        conntrack::recall_flow4(found) != 0
+        windows::recall_flow4(found) != 0
     }
 
     #[inline(always)]
     fn close_kept(found: u32) {
-        conntrack::close_flow4(found);
+        flow_tables::close_flow4(found);
     }
 
     #[inline(always)]

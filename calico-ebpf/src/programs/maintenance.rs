@@ -8,8 +8,8 @@ use calico_ebpf_common::flow::{Flow, FlowKey6};
 use calico_ebpf_common::quota::{Correction, FOUND_HALF_OPEN, Kind};
 use calico_ebpf_common::verdict::DropReason;
 
-use crate::conntrack;
 use crate::family::{Family, V4, V6};
+use crate::flow_tables;
 use crate::quotas;
 use crate::scratch;
 use crate::skb::Skb;
@@ -88,7 +88,7 @@ fn expire<F: Family>(table: u32, last_seen: u64) -> u32 {
     } else {
         F::confirmed().get_ptr_mut(key)
     };
-    u32::from(is_untouched(entry, last_seen) && conntrack::close_kept::<F>(table))
+    u32::from(is_untouched(entry, last_seen) && flow_tables::close_kept::<F>(table))
 }
 
 #[inline(always)]

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use calico_ebpf_common::flow::{
-    Flow, STATE_ESTABLISHED, STATE_FIN_ORIGIN, STATE_REPLIED, STATE_RESET, STATE_RESET_ORIGIN, STATE_RESET_RESPONDER,
+    Flow, STATE_ESTABLISHED, STATE_FIN_ORIGIN, STATE_REPLIED, STATE_RESET, STATE_RESET_ORIGIN,
+    STATE_RESET_RESPONDER,
 };
 use calico_ebpf_common::port::protocol::TCP;
 use calico_ebpf_tests::packets::{PAYLOAD, Path};
@@ -48,7 +49,10 @@ fn scenario_60_a_reset_outside_of_the_window_ends_nothing() {
         dataplane
             .from_workload("b", &there.back().tcp_at(2, "R", &[]))
             .expect_redirect_to("a");
-        assert_eq!(flow(&dataplane, &there).state, ESTABLISHED | STATE_RESET_RESPONDER);
+        assert_eq!(
+            flow(&dataplane, &there).state,
+            ESTABLISHED | STATE_RESET_RESPONDER
+        );
     }
 }
 
