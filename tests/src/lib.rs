@@ -28,6 +28,7 @@ pub mod netns;
 pub mod node;
 pub mod offload;
 pub mod packets;
+#[cfg(feature = "parse")]
 pub mod parsing;
 pub mod policy_packets;
 pub mod port;

@@ -2,7 +2,7 @@
 //! the programs built for the host, and by the same parser in the kernel. All three must agree about any frame, and no
 //! byte outside of a packet may change what is said.
 //!
-//! `cargo xtask fuzz parse` compares them for as long as one likes, a test of the program ring for a while.
+//! `cargo xtask fuzz parse` compares them, for as long as one likes.
 
 mod chance;
 mod compared;

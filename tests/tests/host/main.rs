@@ -42,6 +42,5 @@ mod taps;
 mod tombstones;
 mod tools;
 mod traffic;
-mod understood;
 mod uplink;
 mod watching;

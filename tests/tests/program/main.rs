@@ -28,6 +28,5 @@ mod quotas;
 mod random;
 mod scene;
 mod tombstones;
-mod understood;
 mod updates;
 mod window;

@@ -12,7 +12,7 @@ use crate::{command, workspace};
 
 const FUZZER: Fuzzer = Fuzzer {
     name: "fuzz_parse",
-    features: &[],
+    features: &["parse"],
     looked_at: "calico_ebpf_on_host",
     optimized: &["calico-ebpf-common", "calico-ebpf-on-host", "calico-ebpf-tests"],
 };

@@ -139,7 +139,7 @@ fn check_host_crates() -> Result<()> {
         "clippy",
         "--package=calico-ebpf-tests",
         "--bin=fuzz_policy",
-        "--features=fuzz",
+        "--features=fuzz,parse",
     ];
     command::run(command::cargo().args(fuzzer).args(["--", "-D", "warnings"]))
 }
