@@ -69,18 +69,26 @@ pub(crate) fn look_up_unless<F: Family>(packet: &Packet<F>, not_confirmed: bool)
     }
 }
 
-/// As [`look_up`], with a copy of the flow in the [scratch room](scratch), and nothing that says in which table it is: for
-/// programs with so many ways that the verifier must not follow each from here on. What goes on is written by key.
+/// As [`look_up`], with a copy of the flow in the [scratch room](scratch): for programs with so many ways that the verifier
+/// must not follow each from here on.
 #[inline(always)]
-pub(crate) fn look_up_aside<F: Family>(packet: &Packet<F>) -> (Seen<F>, Option<&'static Flow>) {
+pub(crate) fn look_up_forgetting<F: Family>(packet: &Packet<F>) -> (Seen<F>, Option<&'static Flow>) {
     let seen = look_up(packet);
     let flow = seen.flow_aside();
+    let word = scratch::forget(seen.found << 1 | u32::from(seen.source_is_low));
     let seen = Seen {
-        entry: None,
-        found: scratch::forget(seen.found),
+        found: word >> 1 & 3,
+        source_is_low: word & 1 != 0,
         ..seen
     };
     (seen, flow)
+}
+
+/// As [`look_up_forgetting`], and with nothing that says in which table the flow is: what goes on is written by key.
+#[inline(always)]
+pub(crate) fn look_up_aside<F: Family>(packet: &Packet<F>) -> (Seen<F>, Option<&'static Flow>) {
+    let (seen, flow) = look_up_forgetting(packet);
+    (Seen { entry: None, ..seen }, flow)
 }
 
 /// Looks the packet's flow up among the confirmed ones: the fast path.
@@ -159,9 +167,20 @@ impl<F: Family> Seen<F> {
     /// nothing.
     #[inline(always)]
     pub(crate) fn touch(&self, skb: &Skb, flow: &Flow, packet: &Packet<F>, original: bool) -> bool {
+        self.touch_as::<true>(skb, flow, packet, original)
+    }
+
+    #[inline(always)]
+    fn touch_as<const WINDOW: bool>(
+        &self,
+        skb: &Skb,
+        flow: &Flow,
+        packet: &Packet<F>,
+        original: bool,
+    ) -> bool {
         let Some(entry) = self.entry else { return true };
         let is_changed = next_state(flow.state, packet, original) != flow.state;
-        if packet.protocol == protocol::TCP {
+        if WINDOW && packet.protocol == protocol::TCP {
             let segment = Segment::of(packet, original, u32::from(is_changed));
             if follow(skb.raw(), entry, segment) == 0 {
                 return true;
@@ -184,30 +203,37 @@ impl<F: Family> Seen<F> {
         F::half_open().get_ptr(&self.key).is_some()
     }
 
-    /// Notes a packet that goes on with the flow as it was judged, whatever table it is in.
+    /// Notes a packet that goes on with a translated flow as it was judged, whatever table it is in. Windows of translated flows
+    /// are not followed: Linux 6.1 does not look at programs that long to their end.
     #[inline(always)]
     pub(crate) fn carry_on(&self, skb: &Skb, flow: &Flow, packet: &Packet<F>, original: bool) {
         let is_noted =
             self.entry.is_some() && self.found == FOUND_CONFIRMED && self.touch(skb, flow, packet, original);
         if !is_noted {
-            self.go_on(skb, packet, flow, original);
+            self.open_as::<false>(skb, packet, &gone_on(flow, packet, original));
         }
     }
 
     /// Writes a flow that goes on as it was judged, in another state or another table. Returns whether there was room.
     #[inline(always)]
     pub(crate) fn go_on(&self, skb: &Skb, packet: &Packet<F>, flow: &Flow, original: bool) -> bool {
-        let flow = Flow {
-            state: next_state(flow.state, packet, original),
-            last_seen: now(),
-            ..*flow
-        };
-        self.open(skb, packet, &flow)
+        self.open(skb, packet, &gone_on(flow, packet, original))
     }
 
     /// Writes a flow that was judged anew. Returns whether there was room.
     #[inline(always)]
     pub(crate) fn open(&self, skb: &Skb, packet: &Packet<F>, flow: &Flow) -> bool {
+        self.open_as::<true>(skb, packet, flow)
+    }
+
+    /// As [`Self::open`], for a translated flow: see [`Self::carry_on`].
+    #[inline(always)]
+    pub(crate) fn open_translated(&self, skb: &Skb, packet: &Packet<F>, flow: &Flow) -> bool {
+        self.open_as::<false>(skb, packet, flow)
+    }
+
+    #[inline(always)]
+    fn open_as<const WINDOW: bool>(&self, skb: &Skb, packet: &Packet<F>, flow: &Flow) -> bool {
         if settings::dry_run() {
             return true;
         }
@@ -217,7 +243,7 @@ impl<F: Family> Seen<F> {
             F::write_key(core::ptr::addr_of_mut!((*room).key), &self.key);
             core::ptr::addr_of_mut!((*room).flow).write(*flow);
         }
-        if packet.protocol == protocol::TCP {
+        if WINDOW && packet.protocol == protocol::TCP {
             let original = (flow.flags & FLOW_ORIGIN_LOW != 0) == self.source_is_low;
             let goes_on = F::recall_kept(self.found & !KEPT);
             let segment = Segment::of(packet, original, u32::from(goes_on));
@@ -237,7 +263,7 @@ impl<F: Family> Seen<F> {
             last_seen: now(),
             ..*flow
         };
-        self.open(skb, packet, &ended);
+        self.open_as::<false>(skb, packet, &ended);
     }
 
     /// Looks at the flow with the same tuple of the other kind: translated or not. The key is what it was afterwards.
@@ -272,6 +298,16 @@ impl<F: Family> Seen<F> {
             unsafe { F::write_key(core::ptr::addr_of_mut!((*room).key), &self.key) };
             F::close_kept(self.found);
         }
+    }
+}
+
+/// Returns a flow as it is after a packet that goes on with it.
+#[inline(always)]
+fn gone_on<F: Family>(flow: &Flow, packet: &Packet<F>, original: bool) -> Flow {
+    Flow {
+        state: next_state(flow.state, packet, original),
+        last_seen: now(),
+        ..*flow
     }
 }
 

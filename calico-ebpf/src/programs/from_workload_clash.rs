@@ -103,6 +103,13 @@ fn try_clash<F: Rewrite>(skb: &Skb) -> Result<Action, DropReason> {
     }
     // The stack is too small to keep them while policy is asked.
     scratch::keep_translation(translation.source, port.bits());
+    // By which of the two ways the packet came here is forgotten: see `Packet::forget_way`.
+    let translation = Translation {
+        tag: skb.forget::<1>(u32::from(translation.tag)) as u16,
+        moved: skb.forget::<2>(u32::from(translation.moved)) as u8,
+        destination: skb.forget::<3>(translation.destination),
+        ..translation
+    };
     let end = carry(skb, &tables, &sender, &packet, &translation, &mut seen, flow)?;
     if let Some(target) = end.endpoint
         && let Some(reason) = forward::is_for_stack(skb, &packet, target)

@@ -72,8 +72,7 @@ fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> 
         Some(nat) => F::from_halves(nat.internal),
         None => packet.destination,
     });
-    let mut seen = conntrack::look_up(&packet);
-    let flow = seen.flow_aside();
+    let (mut seen, flow) = conntrack::look_up_forgetting(&packet);
     let translation = match (nat, flow) {
         (Some(nat), flow) => {
             let line = tables.line_of_nat(entry.slot);
@@ -95,6 +94,14 @@ fn try_nat<F: Rewrite, const UNSETTLED: u32>(context: &TcContext, skb: &Skb) -> 
     let flow = match flow {
         Some(flow) if translation.continues => Some(flow),
         _ => None,
+    };
+    // By which of the ways the packet came here is forgotten: see `Packet::forget_way`.
+    let translation = Translation {
+        tag: skb.forget::<1>(u32::from(translation.tag)) as u16,
+        source: skb.forget::<2>(translation.source),
+        destination: skb.forget::<3>(translation.destination),
+        continues: true,
+        moved: 0,
     };
     let end = carry(skb, &tables, &sender, &packet, &translation, &mut seen, flow)?;
     if let Some(target) = end.endpoint
@@ -295,7 +302,7 @@ fn judge_translated<'a, F: Rewrite>(
     }
     entry.nat = translation.tag;
     entry.flags |= translation.moved;
-    if seen.open(skb, packet, &entry) {
+    if seen.open_translated(skb, packet, &entry) {
         Ok(peer)
     } else {
         Err(DropReason::FlowTableFull)
@@ -341,7 +348,7 @@ fn to_metadata<F: Rewrite>(
     let any_mac = flags & SOURCE_ANY_MAC != 0;
     let judged = Judged::always(me, responder);
     let entry = judged.flow(&translated, &seen, kept.as_ref(), true, any_mac);
-    if !seen.open(skb, packet, &entry) {
+    if !seen.open_translated(skb, packet, &entry) {
         return Err(DropReason::FlowTableFull);
     }
     send_to_metadata(skb, packet, &translated)

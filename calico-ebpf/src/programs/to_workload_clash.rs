@@ -81,7 +81,7 @@ fn try_clash<F: Rewrite>(skb: &Skb) -> Result<Action, DropReason> {
         let mut judged = judge_received(skb, &tables, &receiver, &packet, &mut seen, flow, by_host)?;
         judged.nat = tag;
         judged.flags |= moved_flags(place);
-        if !seen.open(skb, &packet, &judged) {
+        if !seen.open_translated(skb, &packet, &judged) {
             return Err(DropReason::FlowTableFull);
         }
     }

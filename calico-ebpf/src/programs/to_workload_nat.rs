@@ -149,7 +149,7 @@ fn to_external<F: Rewrite>(
     }
     let mut entry = judge_received(skb, tables, receiver, &translated, &mut seen, flow, by_host)?;
     entry.nat = nat.tag;
-    if seen.open(skb, packet, &entry) {
+    if seen.open_translated(skb, packet, &entry) {
         Ok(())
     } else {
         Err(DropReason::FlowTableFull)
