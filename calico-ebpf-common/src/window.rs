@@ -129,7 +129,9 @@ impl Window {
     #[inline(always)]
     pub fn note(&mut self, segment: &Segment, original: bool) {
         if segment.is_reset {
-        } else if original {
+            return;
+        }
+        if original {
             self.note_from::<ORIGIN, RESPONDER>(segment);
         } else {
             self.note_from::<RESPONDER, ORIGIN>(segment);

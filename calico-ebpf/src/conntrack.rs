@@ -51,16 +51,7 @@ pub(crate) fn look_up<F: Family>(packet: &Packet<F>) -> Seen<F> {
 #[inline(always)]
 pub(crate) fn look_up_unless<F: Family>(packet: &Packet<F>, not_confirmed: bool) -> Seen<F> {
     let (key, source_is_low) = F::flow_key(packet);
-    let (mut entry, mut found) = (None, FOUND_CONFIRMED);
-    if !not_confirmed {
-        entry = F::confirmed().get_ptr_mut(&key);
-    }
-    if entry.is_none() {
-        (entry, found) = (F::half_open().get_ptr_mut(&key), FOUND_HALF_OPEN);
-    }
-    if entry.is_none() {
-        found = FOUND_NONE;
-    }
+    let (entry, found) = in_tables::<F>(&key, not_confirmed);
     Seen {
         key,
         source_is_low,
@@ -107,10 +98,23 @@ pub(crate) fn look_up_confirmed<F: Family>(packet: &Packet<F>) -> Seen<F> {
 /// Returns the flow of a key, half open or not.
 #[inline(always)]
 pub(crate) fn find<F: Family>(key: &F::Key) -> Option<*mut Flow> {
-    match F::confirmed().get_ptr_mut(key) {
-        None => F::half_open().get_ptr_mut(key),
-        found => found,
+    in_tables::<F>(key, false).0
+}
+
+/// Returns a flow's entry, and in which table it is. `not_confirmed` says that it is no confirmed one.
+#[inline(always)]
+fn in_tables<F: Family>(key: &F::Key, not_confirmed: bool) -> (Option<*mut Flow>, u32) {
+    let (mut entry, mut found) = (None, FOUND_CONFIRMED);
+    if !not_confirmed {
+        entry = F::confirmed().get_ptr_mut(key);
     }
+    if entry.is_none() {
+        (entry, found) = (F::half_open().get_ptr_mut(key), FOUND_HALF_OPEN);
+    }
+    if entry.is_none() {
+        found = FOUND_NONE;
+    }
+    (entry, found)
 }
 
 /// The packet's place in its flow.
@@ -207,8 +211,9 @@ impl<F: Family> Seen<F> {
     /// are not followed: Linux 6.1 does not look at programs that long to their end.
     #[inline(always)]
     pub(crate) fn carry_on(&self, skb: &Skb, flow: &Flow, packet: &Packet<F>, original: bool) {
-        let is_noted =
-            self.entry.is_some() && self.found == FOUND_CONFIRMED && self.touch(skb, flow, packet, original);
+        let is_noted = self.entry.is_some()
+            && self.found == FOUND_CONFIRMED
+            && self.touch_as::<false>(skb, flow, packet, original);
         if !is_noted {
             self.open_as::<false>(skb, packet, &gone_on(flow, packet, original));
         }
@@ -271,10 +276,7 @@ impl<F: Family> Seen<F> {
     pub(crate) fn of_other_kind<T>(&mut self, look: impl FnOnce(&Self) -> T) -> T {
         F::flip_translation(&mut self.key);
         let (own, own_found) = (self.entry, self.found);
-        (self.entry, self.found) = match F::confirmed().get_ptr_mut(&self.key) {
-            None => (F::half_open().get_ptr_mut(&self.key), FOUND_HALF_OPEN),
-            found => (found, FOUND_CONFIRMED),
-        };
+        (self.entry, self.found) = in_tables::<F>(&self.key, false);
         let answer = look(self);
         (self.entry, self.found) = (own, own_found);
         F::flip_translation(&mut self.key);

@@ -25,6 +25,7 @@ const ADOPTED_MAPS: [&str; 11] = [
     maps::WATCHED,
     maps::BUDGETS,
 ];
+
 /// What must be equal for a map to be taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Layout {

@@ -1,4 +1,4 @@
-//! Flows in the kernel: reading them.
+//! Reading flows in the kernel.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
