@@ -21,6 +21,8 @@ pub mod foreign;
 pub mod frames;
 #[cfg(test)]
 mod fuzz_seeds;
+#[cfg(any(feature = "fuzz", feature = "parse"))]
+pub mod fuzzing;
 pub mod guest;
 pub mod host;
 pub mod manifests;

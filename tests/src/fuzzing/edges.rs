@@ -7,24 +7,24 @@ use std::sync::Mutex;
 use object::{Object as _, ObjectSymbol as _, SymbolKind};
 
 /// What is looked at.
-pub(crate) struct Part {
+pub struct Part {
     /// How names of functions go on to those of its modules, in both ways of mangling.
-    pub(crate) mangled: &'static str,
-    pub(crate) dotted: &'static str,
+    pub mangled: &'static str,
+    pub dotted: &'static str,
     /// Name of the sum.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// Whether a module belongs to it.
-    pub(crate) has: fn(&str) -> bool,
+    pub has: fn(&str) -> bool,
 }
 
 static FLAGS: Mutex<Option<[usize; 2]>> = Mutex::new(None);
 static PLACES: Mutex<Option<[usize; 2]>> = Mutex::new(None);
 
 /// What ran of a module.
-pub(crate) struct ModuleEdges {
-    pub(crate) name: String,
-    pub(crate) hit: usize,
-    pub(crate) edges: usize,
+pub struct ModuleEdges {
+    pub name: String,
+    pub hit: usize,
+    pub edges: usize,
 }
 
 /// Called by the instrumented code before `main`, with the flags of all of it.
@@ -46,7 +46,7 @@ fn note(range: &Mutex<Option<[usize; 2]>>, found: [usize; 2]) {
 }
 
 /// Returns the edges of a part by module, and their sum; empty without flags.
-pub(crate) fn by_module(part: &Part) -> Vec<ModuleEdges> {
+pub fn by_module(part: &Part) -> Vec<ModuleEdges> {
     let taken = |range: &Mutex<Option<[usize; 2]>>| range.lock().ok().and_then(|range| *range);
     let (Some(flags), Some(places)) = (taken(&FLAGS), taken(&PLACES)) else {
         return Vec::new();

@@ -6,6 +6,7 @@ use calico_ebpf_common::parsed::{NOT_ASKED, Parsed, reader};
 use calico_ebpf_common::verdict::DropReason;
 
 use super::reference::kind;
+use crate::fuzzing::workers::Counted;
 
 /// Everything that is counted.
 const FEATURES: &[&str] = &[
@@ -71,18 +72,27 @@ pub struct Coverage {
     pub tap_frames: u64,
 }
 
-impl Coverage {
-    pub(super) fn hit(&mut self, feature: &'static str) {
-        *self.hits.entry(feature).or_default() += 1;
-    }
-
-    pub fn add(&mut self, other: &Self) {
+impl Counted for Coverage {
+    fn add(&mut self, other: &Self) {
         for (feature, count) in &other.hits {
             *self.hits.entry(feature).or_default() += count;
         }
         self.cases += other.cases;
         self.kernel_runs += other.kernel_runs;
         self.tap_frames += other.tap_frames;
+    }
+
+    fn progress(&self) -> String {
+        format!(
+            "{} frames, {} read in the kernel, {} on a tap",
+            self.cases, self.kernel_runs, self.tap_frames
+        )
+    }
+}
+
+impl Coverage {
+    pub(super) fn hit(&mut self, feature: &'static str) {
+        *self.hits.entry(feature).or_default() += 1;
     }
 
     /// Returns every feature with its count.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytemuck::{bytes_of, cast};
-use calico_ebpf_common::expire::ExpireEntry;
+use calico_ebpf_common::expire::{ExpireEntry, MAX_ENTRIES};
 use calico_ebpf_common::flow::{Flow, STATE_RESET};
 use calico_ebpf_common::port::protocol::{TCP, UDP};
 use calico_ebpf_tests::packets::Path;
@@ -28,7 +28,7 @@ fn is_over(timeouts: &ConntrackTimeouts, protocol: u8, flow: &Flow, idle: Durati
 }
 
 /// Deletes every flow whose last packet is what it was when the flow was read.
-fn delete(dataplane: &Dataplane, seen: impl Fn(&Flow) -> u64) -> u32 {
+pub(crate) fn delete(dataplane: &Dataplane, seen: impl Fn(&Flow) -> u64) -> u32 {
     let flows4 = dataplane.flows4().into_iter().map(|(key, flow)| {
         let mut bytes = [0; 40];
         bytes[..16].copy_from_slice(bytes_of(&key));
@@ -42,7 +42,9 @@ fn delete(dataplane: &Dataplane, seen: impl Fn(&Flow) -> u64) -> u32 {
         last_seen: seen(&flow),
     });
     let (flows4, flows6): (Vec<_>, Vec<_>) = (flows4.collect(), flows6.collect());
-    dataplane.expire(4, &flows4) + dataplane.expire(6, &flows6)
+    let deleted4 = flows4.chunks(MAX_ENTRIES).map(|chunk| dataplane.expire(4, chunk));
+    let deleted6 = flows6.chunks(MAX_ENTRIES).map(|chunk| dataplane.expire(6, chunk));
+    deleted4.chain(deleted6).sum()
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! How many flows an endpoint may have: half open, and confirmed.
 
-use calico_ebpf_common::expire::ExpireEntry;
 use calico_ebpf_common::flow::{FlowKey4, FlowKey6};
 use calico_ebpf_common::port::protocol::TCP;
 use calico_ebpf_common::quota::{FlowLimits, Kind, Quota};
@@ -8,6 +7,7 @@ use calico_ebpf_common::verdict::PassReason;
 use calico_ebpf_tests::programs::{Dataplane, Origin};
 
 use crate::conntrack::establish;
+use crate::expiry::delete;
 use crate::scene::{Family, families, open};
 
 fn half_open(dataplane: &Dataplane, family: &Family) -> usize {
@@ -24,26 +24,6 @@ fn count(dataplane: &Dataplane, family: &Family, kind: Kind) -> usize {
     } else {
         dataplane.flows_of::<FlowKey6>(kind).len()
     }
-}
-
-/// Ends every flow of both families.
-fn expire_all(dataplane: &Dataplane) -> u32 {
-    let flows4 = dataplane.flows4().into_iter().map(|(key, flow)| {
-        let mut bytes = [0; 40];
-        bytes[..16].copy_from_slice(bytemuck::bytes_of(&key));
-        ExpireEntry {
-            key: bytes,
-            last_seen: flow.last_seen,
-        }
-    });
-    let flows6 = dataplane.flows6().into_iter().map(|(key, flow)| ExpireEntry {
-        key: bytemuck::cast(key),
-        last_seen: flow.last_seen,
-    });
-    let (flows4, flows6): (Vec<_>, Vec<_>) = (flows4.collect(), flows6.collect());
-    let chunks4 = flows4.chunks(32).map(|chunk| dataplane.expire(4, chunk));
-    let chunks6 = flows6.chunks(32).map(|chunk| dataplane.expire(6, chunk));
-    chunks4.chain(chunks6).sum()
 }
 
 #[test]
@@ -213,7 +193,7 @@ fn quotas_are_what_the_tables_hold_whatever_opened_and_ended_flows() {
         numbers(dataplane.quota("a")),
         (count(Kind::HalfOpen), count(Kind::Confirmed))
     );
-    let ended = expire_all(&dataplane);
+    let ended = delete(&dataplane, |flow| flow.last_seen);
     assert_eq!(usize::try_from(ended).expect("few"), 22);
     assert_eq!(dataplane.flow_count(), 0);
     assert_eq!(numbers(dataplane.quota("a")), (0, 0));

@@ -9,6 +9,7 @@ use calico_ebpf_common::flow::{
 use calico_ebpf_common::port::protocol::TCP;
 use calico_ebpf_tests::packets::{PAYLOAD, Path};
 use calico_ebpf_tests::programs::{Dataplane, Origin};
+use calico_ebpf_tests::wait;
 
 use crate::conntrack::establish;
 use crate::scene::{families, open};
@@ -24,9 +25,9 @@ fn flow(dataplane: &Dataplane, there: &Path) -> Flow {
 /// Lets so much time pass that a packet would be noted.
 fn wait_for_a_tick(dataplane: &Dataplane) {
     let begin = dataplane.read_clock().jiffies;
-    while dataplane.read_clock().jiffies <= begin + 140 {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait::until("the clock has moved", Duration::from_secs(10), || {
+        dataplane.read_clock().jiffies > begin + 140
+    });
 }
 
 #[test]

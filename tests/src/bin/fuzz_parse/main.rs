@@ -1,18 +1,19 @@
 //! `cargo xtask fuzz parse`: made-up frames; the plain reading, the parser built for the host and the programs in the
 //! kernel must understand them alike.
 
-#[path = "../fuzz_policy/edges.rs"]
-mod edges;
 mod told;
 mod workers;
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use calico_ebpf_tests::parsing::{Bed, Chance, Coverage, Mistake, shrink};
+use calico_ebpf_tests::fuzzing::cases::{parse_case, seed_of_now};
+use calico_ebpf_tests::fuzzing::told::line;
+use calico_ebpf_tests::fuzzing::workers::{Case, Order, Worker as _};
+use calico_ebpf_tests::parsing::{Coverage, Mistake};
 use clap::Parser;
 
-use workers::{Found, Order, TAP_EVERY};
+use workers::Readers;
 
 /// Looks for frames that are not understood alike
 #[derive(Parser)]
@@ -31,16 +32,9 @@ struct Arguments {
     case: Option<u64>,
 }
 
-fn parse_case(text: &str) -> Result<u64, std::num::ParseIntError> {
-    match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    }
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let seed = arguments.seed.unwrap_or_else(seed_of_the_day);
+    let seed = arguments.seed.unwrap_or_else(seed_of_now);
     let time = Duration::from_secs(arguments.seconds);
     let all_well = if let Some(case) = arguments.case {
         again(case)
@@ -56,18 +50,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn seed_of_the_day() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros() & 0xffff_ffff).unwrap_or(0)
-}
-
 fn fuzz(seed: u64, time: Duration) -> bool {
-    let ended = workers::run(Order {
+    let order = Order {
         seed,
         time,
-        mistake: None,
         tells_progress: true,
-    });
+    };
+    let ended = workers::run(order, None);
     told::coverage(&ended.coverage, ended.took);
     let outcome = if ended.found.is_some() {
         "something"
@@ -75,34 +64,34 @@ fn fuzz(seed: u64, time: Duration) -> bool {
         "nothing"
     };
     ended.found.iter().for_each(told::failure);
-    told::line(&format!("seed {seed}: {outcome} was found"));
+    line(&format!("seed {seed}: {outcome} was found"));
     ended.found.is_none()
 }
 
 fn mutants(seed: u64, time: Duration) -> bool {
+    let order = Order {
+        seed,
+        time,
+        tells_progress: false,
+    };
     let mut unfound = Vec::new();
     for mistake in Mistake::ALL {
-        let ended = workers::run(Order {
-            seed,
-            time,
-            mistake: Some(mistake),
-            tells_progress: false,
-        });
+        let ended = workers::run(order, Some(mistake));
         let seconds = ended.took.as_secs_f64();
         let cases = ended.coverage.cases;
         if let Some(found) = ended.found {
             let first = found.difference.0.lines().next().unwrap_or_default();
-            told::line(&format!(
+            line(&format!(
                 "{mistake:?}: found after {cases} cases, {seconds:.1} s ({first})"
             ));
         } else {
-            told::line(&format!(
+            line(&format!(
                 "{mistake:?}: NOT FOUND in {cases} cases, {seconds:.1} s"
             ));
             unfound.push(mistake);
         }
     }
-    told::line(&format!(
+    line(&format!(
         "seed {seed}: {} of {} mistakes were found",
         Mistake::ALL.len() - unfound.len(),
         Mistake::ALL.len()
@@ -113,19 +102,17 @@ fn mutants(seed: u64, time: Duration) -> bool {
 /// Runs one case with everything.
 fn again(case: u64) -> bool {
     let thread = std::thread::spawn(move || {
-        let mut bed = Bed::new(true);
-        let input = bed.input(&mut Chance::new(case), TAP_EVERY);
-        let difference = bed.check(&input, &mut Coverage::default()).err()?;
-        let (input, difference) = shrink(&mut bed, &input, difference);
-        Some(Found {
-            case,
-            input,
-            difference,
-        })
+        let case = Case {
+            number: 0,
+            seed: case,
+        };
+        let mut readers = Readers::new(None);
+        let failure = readers.run(case, &mut Coverage::default()).err()?;
+        Some(readers.shrink(case, failure))
     });
     match thread.join() {
         Ok(None) => {
-            told::line(&format!("case {case:#x}: nothing was found"));
+            line(&format!("case {case:#x}: nothing was found"));
             true
         }
         Ok(Some(found)) => {
@@ -133,7 +120,7 @@ fn again(case: u64) -> bool {
             false
         }
         Err(_) => {
-            told::line("the programs could not be loaded: is this root, are both objects built?");
+            line("the programs could not be loaded: is this root, are both objects built?");
             false
         }
     }

@@ -1,15 +1,15 @@
 //! What people read at the end.
 
-use std::io::Write as _;
 use std::time::Duration;
 
+use calico_ebpf_tests::fuzzing::edges::Part;
+use calico_ebpf_tests::fuzzing::told::{come_past, line};
 use calico_ebpf_tests::parsing::{Coverage, Input};
 
-use crate::edges;
 use crate::workers::Found;
 
 /// Modules of the host build that reading packets is in; the others are what programs do with what was read.
-const PARSER: edges::Part = edges::Part {
+const PARSER: Part = Part {
     mangled: "calico_ebpf_on_host",
     dotted: "calico_ebpf_on_host..",
     name: "all of the parser",
@@ -21,29 +21,9 @@ const PARSER: edges::Part = edges::Part {
     },
 };
 
-/// Prints a line on standard output.
-pub(crate) fn line(text: &str) {
-    // A closed pipe is no reason to fail.
-    drop(writeln!(std::io::stdout(), "{text}"));
-}
-
 /// Prints what was come past, and how quickly.
 pub(crate) fn coverage(coverage: &Coverage, took: Duration) {
-    let features: Vec<_> = coverage.features().collect();
-    let hit = features.iter().filter(|(_, count)| *count > 0).count();
-    for (feature, count) in &features {
-        line(&format!("{count:>12}  {feature}"));
-    }
-    line(&format!(
-        "features of frames: {hit} of {} come past",
-        features.len()
-    ));
-    for module in edges::by_module(&PARSER) {
-        line(&format!(
-            "{:>5} of {:>5} edges  {}",
-            module.hit, module.edges, module.name
-        ));
-    }
+    come_past("frames", coverage.features(), &PARSER);
     let seconds = took.as_secs_f64();
     let by_second = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / seconds;
     line(&format!(

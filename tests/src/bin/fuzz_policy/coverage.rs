@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use calico_ebpf_tests::fuzzing::workers::Counted;
 use calico_ebpf_userspace::calc::effective::{
     DirectionPolicy, EffectiveEntity, EffectivePort, EffectiveRule, EffectiveState,
 };
@@ -96,6 +97,28 @@ pub(crate) struct Coverage {
     pub(crate) kernel_packets: u64,
 }
 
+impl Counted for Coverage {
+    fn add(&mut self, other: &Self) {
+        for (feature, count) in &other.hits {
+            *self.hits.entry(feature).or_default() += count;
+        }
+        self.cases += other.cases;
+        self.steps += other.steps;
+        self.packets += other.packets;
+        self.kernel_packets += other.kernel_packets;
+    }
+
+    fn progress(&self) -> String {
+        format!(
+            "{} cases, {} changes, {} packets, {} of them in the kernel",
+            self.cases,
+            self.steps,
+            self.packets + self.kernel_packets,
+            self.kernel_packets
+        )
+    }
+}
+
 impl Coverage {
     pub(crate) fn hit(&mut self, feature: &'static str) {
         *self.hits.entry(feature).or_default() += 1;
@@ -106,16 +129,6 @@ impl Coverage {
             .iter()
             .find(|feature| feature.strip_prefix("change: ") == Some(what));
         self.hit(known.unwrap_or_else(|| panic!("{what:?} is no feature")));
-    }
-
-    pub(crate) fn add(&mut self, other: &Self) {
-        for (feature, count) in &other.hits {
-            *self.hits.entry(feature).or_default() += count;
-        }
-        self.cases += other.cases;
-        self.steps += other.steps;
-        self.packets += other.packets;
-        self.kernel_packets += other.kernel_packets;
     }
 
     /// Returns every feature with its count.

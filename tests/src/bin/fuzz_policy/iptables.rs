@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use calico_ebpf_tests::felix_oracle::{Oracle, Question};
+use calico_ebpf_tests::fuzzing::cases::case_seed;
+use calico_ebpf_tests::fuzzing::told::line;
 use calico_ebpf_tests::policy_packets::{is_routable, owner};
 use calico_ebpf_userspace::compile::generate::{Case, MOST_ENDPOINTS, Random};
 use calico_ebpf_userspace::compile::reference::judge_packet;
 
-use crate::told;
-use crate::workers::case_seed;
 use crate::world::World;
 
 /// Changes of a world.
@@ -29,7 +29,7 @@ pub(crate) fn run(seed: u64, time: Duration) -> bool {
             if step > 0
                 && let Err(what) = world.change(&mut random)
             {
-                told::line(&format!("case {case:#x}, change {step}: {what}"));
+                line(&format!("case {case:#x}, change {step}: {what}"));
                 return false;
             }
             if oracle.enforce(&world.case.state).is_err() {
@@ -43,13 +43,13 @@ pub(crate) fn run(seed: u64, time: Duration) -> bool {
                     allowed += passed;
                 }
                 Err(what) => {
-                    told::line(&format!("case {case:#x}, change {step}: {what}"));
+                    line(&format!("case {case:#x}, change {step}: {what}"));
                     return false;
                 }
             }
         }
     }
-    told::line(&format!(
+    line(&format!(
         "seed {seed}: {policies} policies in {cases} cases, {packets} real packets, {allowed} of them allowed: iptables \
          says the same; {without_form} more policies have no form as rules of iptables"
     ));

@@ -3,7 +3,6 @@
 
 mod cloud;
 mod coverage;
-mod edges;
 mod follow;
 mod history;
 mod iptables;
@@ -18,12 +17,14 @@ mod world;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use calico_ebpf_tests::fuzzing::cases::{parse_case, seed_of_now};
+use calico_ebpf_tests::fuzzing::told::line;
+use calico_ebpf_tests::fuzzing::workers::Order;
 use clap::Parser;
 
 use coverage::Coverage;
-use workers::Order;
 
 /// Looks for packets about which reference, tables and kernel disagree
 #[derive(Parser)]
@@ -45,16 +46,9 @@ struct Arguments {
     case: Option<u64>,
 }
 
-fn parse_case(text: &str) -> Result<u64, std::num::ParseIntError> {
-    match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    }
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let seed = arguments.seed.unwrap_or_else(seed_of_the_day);
+    let seed = arguments.seed.unwrap_or_else(seed_of_now);
     let time = Duration::from_secs(arguments.seconds);
     if !arguments.iptables {
         panics::keep();
@@ -75,19 +69,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn seed_of_the_day() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros() & 0xffff_ffff).unwrap_or(0)
-}
-
 fn fuzz(seed: u64, time: Duration) -> bool {
     let order = Order {
         seed,
         time,
-        with_kernel: true,
         tells_progress: true,
     };
-    let ended = workers::run(order);
+    let ended = workers::run(order, true);
     told::coverage(&ended.coverage, ended.took);
     let outcome = if ended.found.is_some() {
         "something"
@@ -95,7 +83,7 @@ fn fuzz(seed: u64, time: Duration) -> bool {
         "nothing"
     };
     ended.found.iter().for_each(told::failure);
-    told::line(&format!("seed {seed}: {outcome} was found"));
+    line(&format!("seed {seed}: {outcome} was found"));
     ended.found.is_none()
 }
 
@@ -110,7 +98,7 @@ fn again(case: u64) -> bool {
     });
     match thread.join() {
         Ok(None) => {
-            told::line(&format!("case {case:#x}: nothing was found"));
+            line(&format!("case {case:#x}: nothing was found"));
             true
         }
         Ok(Some(reproduction)) => {
@@ -118,7 +106,7 @@ fn again(case: u64) -> bool {
             false
         }
         Err(_) => {
-            told::line("the programs could not be loaded: is this root, is the object built?");
+            line("the programs could not be loaded: is this root, is the object built?");
             false
         }
     }

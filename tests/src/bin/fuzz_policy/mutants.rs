@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
+use calico_ebpf_tests::fuzzing::told::line;
+use calico_ebpf_tests::fuzzing::workers::Order;
 use calico_ebpf_userspace::compile::mutants::{Mutant, activate};
 
-use crate::told;
-use crate::workers::{self, Order};
+use crate::workers;
 
 /// Makes each mistake until it is found, for at most `time`. Returns whether all were.
 pub(crate) fn run(seed: u64, time: Duration) -> bool {
     let order = Order {
         seed,
         time,
-        with_kernel: false,
         tells_progress: false,
     };
     let mut survivors = Vec::new();
@@ -23,7 +23,7 @@ pub(crate) fn run(seed: u64, time: Duration) -> bool {
         .unwrap_or(0);
     for mutant in Mutant::ALL {
         activate(Some(mutant));
-        let ended = workers::run(order);
+        let ended = workers::run(order, false);
         activate(None);
         let name = format!("{mutant:?}");
         let (cases, seconds) = (ended.coverage.cases, ended.took.as_secs_f64());
@@ -36,12 +36,12 @@ pub(crate) fn run(seed: u64, time: Duration) -> bool {
             survivors.push(name.clone());
             format!("NOT FOUND in {cases} cases, {seconds:.1} s")
         };
-        told::line(&format!("{name:<widest$}  {}: {outcome}", mutant.description()));
+        line(&format!("{name:<widest$}  {}: {outcome}", mutant.description()));
     }
     if survivors.is_empty() {
-        told::line(&format!("seed {seed}: every mutant was found"));
+        line(&format!("seed {seed}: every mutant was found"));
         return true;
     }
-    told::line(&format!("seed {seed}: not found: {}", survivors.join(", ")));
+    line(&format!("seed {seed}: not found: {}", survivors.join(", ")));
     false
 }

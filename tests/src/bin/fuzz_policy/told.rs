@@ -1,44 +1,25 @@
 //! What people read at the end.
 
-use std::io::Write as _;
 use std::time::Duration;
 
+use calico_ebpf_tests::fuzzing::edges::Part;
+use calico_ebpf_tests::fuzzing::told::{come_past, line};
+
 use crate::coverage::Coverage;
-use crate::edges;
 use crate::history;
 use crate::shrink::{Reproduction, describe};
 
 /// The compiler; other modules of `compile` are no part of it.
-const COMPILER: edges::Part = edges::Part {
+const COMPILER: Part = Part {
     mangled: "calico_ebpf_userspace7compile",
     dotted: "calico_ebpf_userspace..compile..",
     name: "all of the compiler",
     has: |module| !matches!(module, "describe" | "generate" | "mutants" | "reference"),
 };
 
-/// Prints a line on standard output.
-pub(crate) fn line(text: &str) {
-    // A closed pipe is no reason to fail.
-    drop(writeln!(std::io::stdout(), "{text}"));
-}
-
 /// Prints what was come past, and how quickly.
 pub(crate) fn coverage(coverage: &Coverage, took: Duration) {
-    let features: Vec<_> = coverage.features().collect();
-    let hit = features.iter().filter(|(_, count)| *count > 0).count();
-    for (feature, count) in &features {
-        line(&format!("{count:>12}  {feature}"));
-    }
-    line(&format!(
-        "features of policy: {hit} of {} come past",
-        features.len()
-    ));
-    for module in edges::by_module(&COMPILER) {
-        line(&format!(
-            "{:>5} of {:>5} edges  {}",
-            module.hit, module.edges, module.name
-        ));
-    }
+    come_past("policy", coverage.features(), &COMPILER);
     let seconds = took.as_secs_f64();
     let by_second = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / seconds;
     line(&format!(
