@@ -11,6 +11,10 @@ use anyhow::{Context, Result, anyhow};
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::resource::{Resource, setrlimit};
+
+/// Loaded programs and maps of one set of settings are about a hundred, and the tests keep each set for the next test.
+const OPEN_FILES: u64 = 65_536;
 
 /// Type, place.
 const FILE_SYSTEMS: &[(&str, &str)] = &[
@@ -43,6 +47,7 @@ fn run() -> Result<i32> {
     load_modules().context("/modules")?;
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("/proc/sys/kernel/osrelease")?;
     println!("init: kernel {}", release.trim());
+    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES).context("allow open files")?;
     // Words after two dashes on the kernel's command line come here.
     let filters = std::env::args().skip(1);
     let status = Command::new("/program")

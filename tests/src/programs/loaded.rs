@@ -1,7 +1,9 @@
 //! Loaded programs, handed from one test to the next in the same process: an emulated machine verifies them for seconds.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
@@ -40,6 +42,27 @@ const NO_LIMITS: FlowLimits = FlowLimits {
     confirmed: u32::MAX,
 };
 
+/// Gives the kernel every program, on all processors at once: it verifies each for a second or more in an emulated
+/// machine.
+fn verify_all(object: &mut Ebpf) {
+    let waiting: Vec<_> = object.programs_mut().collect();
+    let waiting = Mutex::new(waiting);
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(|| {
+                while let Some((name, program)) = next() {
+                    let program: &mut SchedClassifier =
+                        program.try_into().expect("every program is a classifier");
+                    program
+                        .load()
+                        .unwrap_or_else(|error| panic!("the kernel refuses {name}: {error}"));
+                }
+            });
+        }
+    });
+}
+
 static AT_REST: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
 
 impl Loaded {
@@ -55,12 +78,7 @@ impl Loaded {
 
     fn load(variant: Variant) -> Self {
         let mut object = load_object(&variant);
-        for (name, program) in object.programs_mut() {
-            let program: &mut SchedClassifier = program.try_into().expect("every program is a classifier");
-            program
-                .load()
-                .unwrap_or_else(|error| panic!("the kernel refuses {name}: {error}"));
-        }
+        verify_all(&mut object);
         fill_unsettled(&mut object);
         let data = |name| map_data(&object, name);
         let policy = PolicyMap::map(data(maps::POLICY), data(maps::ACTIVE), variant.lines)
