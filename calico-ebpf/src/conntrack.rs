@@ -16,7 +16,7 @@ use crate::parse::transport::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 use crate::scratch;
 use crate::settings;
 use crate::skb::Skb;
-use crate::windows::{Segment, follow, follow_kept, offer_kept};
+use crate::windows::{Segment, follow, follow_apart, follow_kept, offer_kept};
 
 /// `last_seen` is written when it is older than this many jiffies (0.13 to 1.3 s), so that busy flows do not
 /// bounce their cache line between CPUs.
@@ -28,6 +28,11 @@ pub(crate) fn now() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_jiffies64() }
 }
+
+/// How the sequence window of a flow is followed: not at all, in the calling function, in one of its own.
+const NOT_FOLLOWED: u8 = 0;
+const FOLLOWED: u8 = 1;
+const FOLLOWED_APART: u8 = 2;
 
 /// See [`Seen::keep`].
 const KEPT: u32 = 4;
@@ -171,21 +176,22 @@ impl<F: Family> Seen<F> {
     /// nothing.
     #[inline(always)]
     pub(crate) fn touch(&self, skb: &Skb, flow: &Flow, packet: &Packet<F>, original: bool) -> bool {
-        self.touch_as::<true>(skb, flow, packet, original)
+        self.touch_as::<FOLLOWED_APART>(skb, flow, packet, original)
+    }
+
+    /// As [`Self::touch`], faster by a call, for the program with the fewest ways.
+    #[inline(always)]
+    pub(crate) fn touch_at_once(&self, skb: &Skb, flow: &Flow, packet: &Packet<F>, original: bool) -> bool {
+        self.touch_as::<FOLLOWED>(skb, flow, packet, original)
     }
 
     #[inline(always)]
-    fn touch_as<const WINDOW: bool>(
-        &self,
-        skb: &Skb,
-        flow: &Flow,
-        packet: &Packet<F>,
-        original: bool,
-    ) -> bool {
+    fn touch_as<const WINDOW: u8>(&self, skb: &Skb, flow: &Flow, packet: &Packet<F>, original: bool) -> bool {
         let Some(entry) = self.entry else { return true };
         let is_changed = next_state(flow.state, packet, original) != flow.state;
-        if WINDOW && packet.protocol == protocol::TCP {
+        if WINDOW != NOT_FOLLOWED && packet.protocol == protocol::TCP {
             let segment = Segment::of(packet, original, u32::from(is_changed));
+            let follow = if WINDOW == FOLLOWED { follow } else { follow_apart };
             if follow(skb.raw(), entry, segment) == 0 {
                 return true;
             }
@@ -213,7 +219,7 @@ impl<F: Family> Seen<F> {
     pub(crate) fn carry_on(&self, skb: &Skb, flow: &Flow, packet: &Packet<F>, original: bool) {
         let is_noted = self.entry.is_some()
             && self.found == FOUND_CONFIRMED
-            && self.touch_as::<false>(skb, flow, packet, original);
+            && self.touch_as::<NOT_FOLLOWED>(skb, flow, packet, original);
         if !is_noted {
             self.open_as::<false>(skb, packet, &gone_on(flow, packet, original));
         }

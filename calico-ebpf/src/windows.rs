@@ -48,9 +48,7 @@ impl Segment {
 }
 
 /// Lets the window of a flow follow a segment, if its word is 0. Returns 0 for a segment outside of its window.
-///
-/// Not inlined: most programs have no room for it on their stack.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn follow(skb: *mut __sk_buff, entry: *mut Flow, segment: Segment) -> u32 {
     let (original, is_noted) = (segment.is_original(), segment.word() == 0 && !settings::dry_run());
     let Ok(segment) = segment.read(&Skb::new(skb)) else {
@@ -60,6 +58,12 @@ pub(crate) fn follow(skb: *mut __sk_buff, entry: *mut Flow, segment: Segment) ->
     // segments mean nothing until it ends.
     let window = unsafe { &mut (*entry).window };
     u32::from(window.follow(&segment, original, is_noted))
+}
+
+/// As [`follow`], apart: most programs have no room for it on their stack.
+#[inline(never)]
+pub(crate) fn follow_apart(skb: *mut __sk_buff, entry: *mut Flow, segment: Segment) -> u32 {
+    follow(skb, entry, segment)
 }
 
 /// Takes the window of the IPv4 flow in the [scratch room](scratch) over from its entry, if it goes on. `found` says where that

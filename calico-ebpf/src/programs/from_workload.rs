@@ -143,7 +143,7 @@ fn from_sender<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR:
     if is_current(sender, &flow, &place)
         && !conntrack::is_syn(&packet)
         && let Some(end) = current_destination(tables, &place)
-        && seen.touch(skb, &flow, &packet, place.original)
+        && seen.touch_at_once(skb, &flow, &packet, place.original)
     {
         counters::count_rules(skb, flow.rule);
         return send(skb, &packet, end);

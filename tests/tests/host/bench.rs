@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 /// Every row that the benchmarks promise, by how its name begins.
-const ROWS: [&str; 20] = [
+const ROWS: [&str; 22] = [
     "verdict_vs_rules/hot/1_rules",
     "verdict_vs_rules/cold/10_rules",
     "verdict_vs_rules/hot/10_sets",
@@ -13,6 +13,8 @@ const ROWS: [&str; 20] = [
     "class_lookup_100k/v6",
     "prog_established/v4",
     "prog_established/v6",
+    "prog_established/tcp4",
+    "prog_established/tcp6",
     "path_new_flow/10_rules",
     "path_new_flow/linear_walk/10_rules",
     "path_vs_iptables/legacy/10_rules/established",

@@ -15,15 +15,18 @@ use calico_ebpf_userspace::compile::input::{HostFacts, HostInterface, Limits, Ta
 use calico_ebpf_userspace::compile::rule_ids::RuleIds;
 use calico_ebpf_userspace::compile::table;
 use calico_ebpf_userspace::model::resource::MacAddress;
-use etherparse::PacketBuilder;
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 
 use crate::cpu_time::cpu_nanoseconds;
 use crate::rules::{self, MACS, PORT, Policy};
+use crate::tcp;
 
 /// MAC address of the taps, as the host side of both.
 pub(crate) const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 /// Lines of the policy table.
 const LINES: u32 = 262_144;
+/// Source port of the measured packets.
+pub(crate) const SOURCE_PORT: u16 = 40_000;
 /// Entries of a map that nothing is put into.
 const UNUSED: u32 = 1024;
 
@@ -32,6 +35,8 @@ const UNUSED: u32 = 1024;
 pub(crate) struct Bed {
     /// Packets are IPv6.
     pub(crate) v6: bool,
+    /// Packets are TCP.
+    pub(crate) tcp: bool,
     /// `None`: no table; the object only generates.
     pub(crate) policy: Option<Policy>,
     pub(crate) names: [&'static str; 2],
@@ -48,6 +53,7 @@ impl Bed {
     pub(crate) fn new(policy: Policy) -> Self {
         Self {
             v6: false,
+            tcp: false,
             policy: Some(policy),
             names: ["tapA", "tapB"],
             ifindexes: [1, 100],
@@ -62,7 +68,7 @@ impl Bed {
         let path = std::env::var_os("CALICO_EBPF_BENCH_OBJECT")
             .context("CALICO_EBPF_BENCH_OBJECT is not set: run `cargo xtask bench`")?;
         let bytes = std::fs::read(&path).with_context(|| path.to_string_lossy().into_owned())?;
-        let frame = frame(self.v6);
+        let frame = self.frame();
         let word = |at: usize| u32::from_ne_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
         let half = |at: usize| u32::from(u16::from_ne_bytes([frame[at], frame[at + 1]]));
         let header = [
@@ -100,6 +106,15 @@ impl Bed {
         }
         fill_lookup(&mut object)?;
         Ok(object)
+    }
+
+    /// Returns the measured packet.
+    pub(crate) fn frame(&self) -> Vec<u8> {
+        if self.tcp {
+            tcp::data(self.v6, 0)
+        } else {
+            frame(self.v6)
+        }
     }
 
     fn fill_table(&self, object: &mut Ebpf, policy: &Policy) -> anyhow::Result<()> {
@@ -235,19 +250,8 @@ pub(crate) fn run_program(
 
 /// Returns a UDP frame of 60 bytes (80 for IPv6) from sender to receiver.
 pub(crate) fn frame(v6: bool) -> Vec<u8> {
-    let ethernet = PacketBuilder::ethernet2(MACS[0], HOST_MAC);
     let payload = [0_u8; 18];
-    let (source, destination) = (rules::address(v6, 0), rules::address(v6, 1));
-    let step = match (source, destination) {
-        (std::net::IpAddr::V4(source), std::net::IpAddr::V4(destination)) => {
-            ethernet.ipv4(source.octets(), destination.octets(), 64)
-        }
-        (std::net::IpAddr::V6(source), std::net::IpAddr::V6(destination)) => {
-            ethernet.ipv6(source.octets(), destination.octets(), 64)
-        }
-        _ => unreachable!("both addresses are of one family"),
-    };
-    let builder = step.udp(40_000, PORT);
+    let builder = headers(v6).udp(SOURCE_PORT, PORT);
     let mut frame = Vec::with_capacity(builder.size(payload.len()));
     builder
         .write(&mut frame, &payload)
@@ -257,4 +261,19 @@ pub(crate) fn frame(v6: bool) -> Vec<u8> {
         frame[40..42].fill(0);
     }
     frame
+}
+
+/// Returns what stands before the transport header, from sender to receiver.
+pub(crate) fn headers(v6: bool) -> PacketBuilderStep<IpHeaders> {
+    let ethernet = PacketBuilder::ethernet2(MACS[0], HOST_MAC);
+    let (source, destination) = (rules::address(v6, 0), rules::address(v6, 1));
+    match (source, destination) {
+        (std::net::IpAddr::V4(source), std::net::IpAddr::V4(destination)) => {
+            ethernet.ipv4(source.octets(), destination.octets(), 64)
+        }
+        (std::net::IpAddr::V6(source), std::net::IpAddr::V6(destination)) => {
+            ethernet.ipv6(source.octets(), destination.octets(), 64)
+        }
+        _ => unreachable!("both addresses are of one family"),
+    }
 }

@@ -13,6 +13,7 @@ mod prog;
 mod report;
 mod road;
 mod rules;
+mod tcp;
 
 use std::io::Write;
 

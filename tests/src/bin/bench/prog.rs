@@ -1,6 +1,6 @@
 //! The programs by themselves: BPF_PROG_TEST_RUN with many repeats, less the empty program.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use aya::Ebpf;
 use calico_ebpf_common::maps::settings;
 
@@ -8,6 +8,7 @@ use crate::Benches;
 use crate::bed::{self, Bed, run_program};
 use crate::report::Bench;
 use crate::rules::Policy;
+use crate::tcp;
 
 /// Repeats of one round: some tens of milliseconds.
 const REPEATS: u32 = 400_000;
@@ -21,27 +22,55 @@ pub(crate) fn run(
     progress: &dyn Fn(&str),
     benches: &mut Benches,
 ) -> anyhow::Result<()> {
-    let cases: [(&str, bool, usize, bool, f64); 6] = [
-        ("prog_established_v4", false, 1, false, 2.0),
-        ("prog_established_v6", true, 1, false, 2.0),
-        ("prog_new_verdict_v4_1_rule", false, 1, true, 3.0),
-        ("prog_new_verdict_v4_1000_rules", false, 1000, true, 3.0),
-        ("prog_new_verdict_v6_1_rule", true, 1, true, 3.0),
-        ("prog_new_verdict_v6_1000_rules", true, 1000, true, 3.0),
+    for (name, v6, tcp) in [
+        ("prog_established_v4", false, false),
+        ("prog_established_v6", true, false),
+        ("prog_established_tcp4", false, true),
+        ("prog_established_tcp6", true, true),
+    ] {
+        if wanted(name) {
+            progress(name);
+            let (mut object, frame) = established(name, v6, tcp)?;
+            benches.push(measure(name, 2.0, rounds, &mut object, &frame)?);
+        }
+    }
+    let cases: [(&str, bool, usize, f64); 4] = [
+        ("prog_new_verdict_v4_1_rule", false, 1, 3.0),
+        ("prog_new_verdict_v4_1000_rules", false, 1000, 3.0),
+        ("prog_new_verdict_v6_1_rule", true, 1, 3.0),
+        ("prog_new_verdict_v6_1000_rules", true, 1000, 3.0),
     ];
-    for (name, v6, count, new, goal) in cases {
+    for (name, v6, count, goal) in cases {
         if !wanted(name) {
             continue;
         }
         progress(name);
         let bed = Bed {
             v6,
-            settings: vec![(settings::DRY_RUN, u32::from(new))],
+            settings: vec![(settings::DRY_RUN, 1)],
             ..Bed::new(Policy::of(count))
         };
-        benches.push(measure(name, goal, rounds, &mut bed.load()?, &bed::frame(v6))?);
+        benches.push(measure(name, goal, rounds, &mut bed.load()?, &bed.frame())?);
     }
     Ok(())
+}
+
+/// Loads programs and opens the flow of a packet, which is returned too.
+pub(crate) fn established(name: &str, v6: bool, tcp: bool) -> anyhow::Result<(Ebpf, Vec<u8>)> {
+    let bed = Bed {
+        v6,
+        tcp,
+        ..Bed::new(Policy {
+            protocol: if tcp { 6 } else { 17 },
+            ..Policy::default()
+        })
+    };
+    let (mut object, frame) = (bed.load()?, bed.frame());
+    if tcp {
+        tcp::establish(&mut object, v6).with_context(|| name.to_owned())?;
+    }
+    expect_redirect(name, &mut object, &frame)?;
+    Ok((object, frame))
 }
 
 fn measure(name: &str, goal: f64, rounds: usize, object: &mut Ebpf, frame: &[u8]) -> anyhow::Result<Bench> {

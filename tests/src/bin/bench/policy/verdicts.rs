@@ -142,14 +142,14 @@ impl Judge {
 fn established(run: &Run<'_>) -> anyhow::Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let mut beds = Vec::new();
-    for (name, v6) in [("prog_established/v4", false), ("prog_established/v6", true)] {
+    for (name, v6, tcp) in [
+        ("prog_established/v4", false, false),
+        ("prog_established/v6", true, false),
+        ("prog_established/tcp4", false, true),
+        ("prog_established/tcp6", true, true),
+    ] {
         run.say(name);
-        let bed = Bed {
-            v6,
-            ..Bed::new(Policy::default())
-        };
-        let (mut object, frame) = (bed.load()?, bed::frame(v6));
-        prog::expect_redirect(name, &mut object, &frame)?;
+        let (object, frame) = prog::established(name, v6, tcp)?;
         beds.push((name, object, frame, Vec::new()));
     }
     for _ in 0..run.sizes.rounds * 3 {
@@ -158,7 +158,11 @@ fn established(run: &Run<'_>) -> anyhow::Result<Vec<Figure>> {
         }
     }
     for (name, _, _, rounds) in beds {
-        let what = "an established flow: parse, conntrack, rewrite, redirect, everything on";
+        let what = if name.contains("tcp") {
+            "an established TCP connection: the same, and its window"
+        } else {
+            "an established flow: parse, conntrack, rewrite, redirect, everything on"
+        };
         let figure = Figure::new(name, what, "one look-up in a hash map with a 16-byte key", rounds);
         figures.push(figure.goal(Goal::RatioAtMost(2.0)));
     }
