@@ -5,10 +5,13 @@
 //! tables are in force.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context, anyhow};
 use aya::maps::{Array, Map, MapData, MapInfo, PerCpuArray, PerCpuValues, ProgramArray};
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{Program, ProgramError, SchedClassifier};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use calico_ebpf_common::answer::{ANSWER_SOURCE4, ANSWER_SOURCE6};
@@ -339,18 +342,50 @@ pub(super) fn load_object(
         }
     }
     let mut object = loader.load(OBJECT).context("cannot load the eBPF object")?;
-    for name in PROGRAMS {
-        load_program(&mut object, name)?;
-    }
+    load_programs(&mut object)?;
     fill_unsettled(&mut object)?;
     Ok(object)
 }
 
-/// Loads the programs that the attached ones leave to and enters them in their array.
+/// Loads all programs, on all processors at once: the verifier takes a while for each, and shares nothing.
+fn load_programs(object: &mut Ebpf) -> anyhow::Result<()> {
+    let mut programs: BTreeMap<&str, &mut Program> = object.programs_mut().collect();
+    let names = maps::UNSETTLED_PROGRAMS.into_iter().chain(PROGRAMS);
+    let waiting = names
+        .map(|name| Ok((name, programs.remove(name).with_context(|| missing(name))?)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let waiting = Mutex::new(waiting.into_iter());
+    let load_some = || {
+        // The lock is not held while the kernel verifies.
+        let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+        while let Some((name, program)) = next() {
+            let program: &mut SchedClassifier = program.try_into()?;
+            program
+                .load()
+                .map_err(|error| refused(&error))
+                .with_context(|| format!("the kernel refuses program {name}"))?;
+        }
+        anyhow::Ok(())
+    };
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..processors).map(|_| scope.spawn(load_some)).collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
+}
+
+fn missing(name: &str) -> String {
+    format!("the eBPF object has no program {name}")
+}
+
+/// Enters the programs that the attached ones leave to in their array.
 fn fill_unsettled(object: &mut Ebpf) -> anyhow::Result<()> {
     let mut programs = Vec::new();
     for name in maps::UNSETTLED_PROGRAMS {
-        load_program(object, name)?;
         programs.push(classifier(object, name)?.fd()?.try_clone()?);
     }
     let array = object
@@ -361,13 +396,6 @@ fn fill_unsettled(object: &mut Ebpf) -> anyhow::Result<()> {
         array.set(entry, program, 0)?;
     }
     Ok(())
-}
-
-fn load_program(object: &mut Ebpf, name: &str) -> anyhow::Result<()> {
-    classifier(object, name)?
-        .load()
-        .map_err(|error| refused(&error))
-        .with_context(|| format!("the kernel refuses program {name}"))
 }
 
 /// Lines of the verifier's log that are shown: the last ones say why.
@@ -390,9 +418,7 @@ fn refused(error: &ProgramError) -> anyhow::Error {
 }
 
 pub(super) fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
-    let program = object
-        .program_mut(name)
-        .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
+    let program = object.program_mut(name).with_context(|| missing(name))?;
     Ok(program.try_into()?)
 }
 
