@@ -12,6 +12,7 @@ mod settling;
 mod writing_back;
 
 use std::collections::BTreeSet;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ const ARRIVAL_INTERVAL: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Stands for "never" where a time is needed.
+/// Processors that compiling a table, and loading the programs, may have at once.
+const MOST_PROCESSORS: usize = 8;
 const NEVER: Duration = Duration::from_hours(365 * 24);
 
 /// Runs until `stop`. The dataplane stays in force afterwards.
@@ -60,12 +63,25 @@ const NEVER: Duration = Duration::from_hours(365 * 24);
 /// When another agent runs, when the kernel lacks something, or when going on makes no sense.
 pub async fn run(layers: Layers, log: LogControl, stop: CancellationToken) -> anyhow::Result<()> {
     let started = std::time::Instant::now();
+    limit_processors();
     let configuring = Configuring::new(layers, log)?;
     let _lock = HostLock::take(&configuring.config().run_dir)?;
     let mut reporter = Reporter::new(&configuring);
     let ended = Box::pin(follow(configuring, started, &mut reporter, &stop)).await;
     reporter.finish().await;
     ended
+}
+
+/// Lets what is worked out in parallel have some of the host's processors only: the workloads want them, too.
+fn limit_processors() {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(processors.min(MOST_PROCESSORS));
+    if let Err(error) = pool
+        .thread_name(|index| format!("compute-{index}"))
+        .build_global()
+    {
+        tracing::debug!(%error, "the number of threads stays as it is");
+    }
 }
 
 /// Follows the datastore until `stop`.

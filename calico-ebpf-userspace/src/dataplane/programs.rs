@@ -5,9 +5,6 @@
 //! tables are in force.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZero;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use anyhow::{Context, anyhow};
 use aya::maps::{Array, Map, MapData, MapInfo, PerCpuArray, PerCpuValues, ProgramArray};
@@ -18,6 +15,7 @@ use calico_ebpf_common::answer::{ANSWER_SOURCE4, ANSWER_SOURCE6};
 use calico_ebpf_common::flow::FlowKey4;
 use calico_ebpf_common::maps::{self, Counter, settings};
 use calico_ebpf_common::quota::FlowLimits;
+use rayon::prelude::*;
 
 use super::adoption::adoptable;
 use super::answer_sources::AnswerSources;
@@ -354,28 +352,16 @@ fn load_programs(object: &mut Ebpf) -> anyhow::Result<()> {
     let waiting = names
         .map(|name| Ok((name, programs.remove(name).with_context(|| missing(name))?)))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let waiting = Mutex::new(waiting.into_iter());
-    let load_some = || {
-        // The lock is not held while the kernel verifies.
-        let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-        while let Some((name, program)) = next() {
+    waiting
+        .into_par_iter()
+        .with_max_len(1)
+        .try_for_each(|(name, program)| {
             let program: &mut SchedClassifier = program.try_into()?;
             program
                 .load()
                 .map_err(|error| refused(&error))
-                .with_context(|| format!("the kernel refuses program {name}"))?;
-        }
-        anyhow::Ok(())
-    };
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..processors).map(|_| scope.spawn(load_some)).collect();
-        threads.into_iter().try_for_each(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                .with_context(|| format!("the kernel refuses program {name}"))
         })
-    })
 }
 
 fn missing(name: &str) -> String {

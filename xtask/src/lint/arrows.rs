@@ -78,11 +78,6 @@ const MODULES: &[Module] = &[
         purity: Purity::Effects,
     },
     Module {
-        name: "observe",
-        may_name: &["calc", "compile", "config", "dataplane", "model", "report"],
-        purity: Purity::Effects,
-    },
-    Module {
         name: "changeover",
         may_name: &["config", "dataplane", "observe", "report"],
         purity: Purity::Effects,

@@ -53,9 +53,11 @@ impl Judging {
     pub(in crate::compile) fn new(
         lowered: &LoweredDirection,
         masks: PortMasks,
-        (local, local_rules): (Projection, Vec<Bits>),
+        (mut local, local_rules): (Projection, Vec<Bits>),
         merged: Merged,
     ) -> Self {
+        // Signatures are asked for, not which class has which: that is as long as there are classes, for each direction.
+        local.index = Vec::new();
         let mut free = Vec::new();
         let mut asking: HashMap<PredicateId, Vec<usize>> = HashMap::new();
         for (number, rule) in lowered.rules.iter().enumerate() {

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use calico_ebpf_common::address::Class;
+use rayon::prelude::*;
 
 use crate::compile::cells::{DirectionTable, OverBudget, compile_direction};
 use crate::compile::classes::{AddressClasses, PredicateId};
@@ -227,8 +228,11 @@ fn compile_cells(
     };
     let mut tables = HashMap::new();
     let mut lost = Vec::new();
-    for index in choice.with_cells() {
-        match compile_direction(&lowered[index], &addresses, &ports, input.limits.cells) {
+    let with_cells: Vec<usize> = choice.with_cells().collect();
+    let compile = |index| compile_direction(&lowered[index], &addresses, &ports, input.limits.cells);
+    let compiled: Vec<_> = with_cells.par_iter().map(|index| compile(*index)).collect();
+    for (index, table) in with_cells.into_iter().zip(compiled) {
+        match table {
             Ok(table) => {
                 tables.insert(index, table);
             }
