@@ -13,7 +13,7 @@ use calico_ebpf_tests::netns::Netns;
 use calico_ebpf_userspace::config::values::ConntrackTimeouts;
 use calico_ebpf_userspace::dataplane::pins::Pins;
 use calico_ebpf_userspace::dataplane::sk_buff::{self, SkBuff};
-use calico_ebpf_userspace::dataplane::sweep::FlowSweeper;
+use calico_ebpf_userspace::dataplane::sweep::{FlowSweeper, Swept};
 use etherparse::{PacketBuilder, TcpHeader};
 
 use super::Run;
@@ -55,7 +55,7 @@ fn next_flows(count: u64) -> Vary {
     }
 }
 
-fn churn(run: &Run<'_>) -> anyhow::Result<[Figure; 3]> {
+fn churn(run: &Run<'_>) -> anyhow::Result<[Figure; 4]> {
     run.say("ct_churn: tables");
     let table = run.sizes.table;
     let flows = table - table / 20;
@@ -79,36 +79,49 @@ fn churn(run: &Run<'_>) -> anyhow::Result<[Figure; 3]> {
             run.say(&format!("ct_churn: round {}", round + 1));
             let opened = repeat(&mut tracking, "bench_from_workload", flows)?;
             let judged = repeat(&mut judging, "bench_from_workload", flows)?;
+            let kept = keep(&sweeper, flows)?;
             let expired = expire(&sweeper, flows)?;
             let inserted = repeat(&mut tracking, "bench_insert", flows)?;
             let deleted = repeat(&mut tracking, "bench_delete", flows)?;
             let empty = repeat(&mut tracking, "bench_empty", flows)?;
-            rounds.push([[opened - judged, inserted - empty], [expired, deleted - empty]]);
+            let interval = ConntrackTimeouts::default().sweep_interval.as_secs_f64() * 1e9;
+            rounds.push([
+                [opened - judged, inserted - empty],
+                [expired, deleted - empty],
+                [kept, interval],
+            ]);
         }
         Ok(rounds)
     })?;
-    let pairs = |figures: fn(&[[f64; 2]; 2]) -> [f64; 2]| rounds.iter().map(figures).collect();
+    let pairs = |figures: fn(&[[f64; 2]; 3]) -> [f64; 2]| rounds.iter().map(figures).collect();
     let kind = format!("a table of {table}");
     Ok([
         Figure::new(
             "ct_churn",
             &format!("{flows} flows are opened and expire in {kind}: a flow, without its verdict"),
             "insert and delete of as many keys in a hash map of that size, by a program",
-            pairs(|[opened, expired]| [opened[0] + expired[0], opened[1] + expired[1]]),
+            pairs(|[opened, expired, _]| [opened[0] + expired[0], opened[1] + expired[1]]),
         )
         .goal(Goal::RatioAtMost(1.2)),
         Figure::new(
             "ct_churn/opened",
             &format!("of this being opened in {kind}"),
             "insert",
-            pairs(|[opened, _]| *opened),
+            pairs(|[opened, ..]| *opened),
         ),
         Figure::new(
             "ct_churn/expired",
             &format!("of this the agent's sweep of {kind}, reading and deleting"),
             "delete",
-            pairs(|[_, expired]| *expired),
+            pairs(|[_, expired, _]| *expired),
         ),
+        Figure::new(
+            "ct_churn/sweep",
+            &format!("the agent's sweep of {kind} in which {flows} live on"),
+            "one processor for the time from one sweep to the next",
+            pairs(|[.., kept]| *kept),
+        )
+        .goal(Goal::RatioAtMost(0.05)),
     ])
 }
 
@@ -156,6 +169,20 @@ fn sweeper(object: &mut Ebpf) -> anyhow::Result<FlowSweeper> {
         bed::program(object, name)?.pin(&path)?;
     }
     FlowSweeper::open(&pins)
+}
+
+/// Sweeps while no flow has expired, and returns nanoseconds.
+fn keep(sweeper: &FlowSweeper, flows: u32) -> anyhow::Result<f64> {
+    let mut swept = Swept::default();
+    let nanoseconds = cpu_nanoseconds(|| {
+        swept = sweeper.sweep(&ConntrackTimeouts::default(), false)?;
+        Ok(())
+    })?;
+    ensure!(
+        (swept.flows4, swept.deleted) == (u64::from(flows), 0),
+        "{flows} flows were opened, the sweep found {swept:?}"
+    );
+    Ok(nanoseconds)
 }
 
 /// Sweeps until all flows have expired, and returns nanoseconds a flow.
