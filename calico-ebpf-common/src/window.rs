@@ -13,6 +13,9 @@ use crate::flow::{ORIGIN, RESPONDER};
 pub const LAG: u32 = 1 << 15;
 /// What is further outside of the window than this is not in it.
 pub const SLACK: u32 = 1 << 16;
+/// No side acknowledges so much more than what the other was seen to send: who says so would move the end of the other's window
+/// more than half the sequence space ahead, where nothing is in it any more.
+const MOST_AHEAD: u32 = 1 << 29;
 /// The widest scale (RFC 7323 section 2.3), for connections whose handshake was not seen.
 const MAX_SCALE: u8 = 14;
 
@@ -159,7 +162,10 @@ impl Window {
             self.end[SIDE] = segment.end;
             self.known |= end;
         }
-        if segment.is_ack {
+        let other_end = END << OTHER as u8;
+        let is_believed = self.known & other_end == 0
+            || is_at_most(segment.acknowledged, self.end[OTHER].wrapping_add(MOST_AHEAD));
+        if segment.is_ack && is_believed {
             let scale = if segment.is_syn { 0 } else { self.scale::<SIDE>() };
             let limit = segment
                 .acknowledged

@@ -52,9 +52,9 @@ const GUARD_INTERVAL: Duration = Duration::from_secs(2);
 const ARRIVAL_INTERVAL: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// Stands for "never" where a time is needed.
 /// Processors that compiling a table, and loading the programs, may have at once.
 const MOST_PROCESSORS: usize = 8;
+/// Stands for "never" where a time is needed.
 const NEVER: Duration = Duration::from_hours(365 * 24);
 
 /// Runs until `stop`. The dataplane stays in force afterwards.
@@ -180,7 +180,7 @@ struct Work<'a> {
     due: Option<Instant>,
     retry: Duration,
     sweep: Option<JoinHandle<anyhow::Result<Swept>>>,
-    /// Whether the next sweep is the first.
+    /// Whether no sweep has come to its end yet.
     counts_anew: bool,
     settling: Settling,
 }
@@ -374,9 +374,10 @@ impl<'a> Work<'a> {
             Pins::below(&self.config.bpf_pin_dir),
             self.config.conntrack_timeouts,
         );
-        let anew = std::mem::take(&mut self.counts_anew);
+        let anew = self.counts_anew;
+        let gone = self.dataplane.slots_to_sweep();
         self.sweep = Some(tokio::task::spawn_blocking(move || {
-            FlowSweeper::open(&pins)?.sweep(&timeouts, anew)
+            FlowSweeper::open(&pins)?.sweep(&timeouts, &gone, anew)
         }));
     }
 
@@ -388,7 +389,12 @@ impl<'a> Work<'a> {
                 flows6,
                 deleted,
                 corrected,
-            }) => tracing::debug!(flows4, flows6, deleted, corrected, "flows swept"),
+                freed,
+            }) => {
+                self.dataplane.note_swept(&freed);
+                self.counts_anew = false;
+                tracing::debug!(flows4, flows6, deleted, corrected, ?freed, "flows swept");
+            }
             Err(error) => tracing::error!(error = format!("{error:#}"), "flows not swept"),
         }
     }

@@ -56,9 +56,8 @@ fn open_kept<F: Family>(found: u32) -> bool {
     let is_confirmed = flow.state & STATE_ESTABLISHED != 0 && !flow.is_closed();
     if found == FOUND_HALF_OPEN && (is_confirmed || F::protocol_of(key) != protocol::TCP) {
         if add::<F>(F::confirmed(), Kind::Confirmed, key, flow) {
-            if F::half_open().remove(key).is_ok() {
-                quotas::add(slot, Kind::HalfOpen, -1);
-            }
+            // Whoever pays for it now, another sender of the address may have paid until now.
+            end::<F>(F::half_open(), Kind::HalfOpen, key);
             return true;
         }
         // It goes on where it is, off the fast path.
@@ -134,6 +133,12 @@ pub(crate) fn close_kept<F: Family>(found: u32) -> bool {
     } else {
         (F::confirmed(), Kind::Confirmed)
     };
+    end::<F>(table, kind, key)
+}
+
+/// Removes an entry and gives its place back to who paid for it. Returns whether there was one.
+#[inline(always)]
+fn end<F: Family>(table: &HashMap<F::Key, Flow>, kind: Kind, key: &F::Key) -> bool {
     let Some(entry) = table.get_ptr(key) else {
         return false;
     };

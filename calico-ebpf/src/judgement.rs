@@ -132,6 +132,14 @@ pub(crate) fn note_kept(tables: &Tables, place: &Place) {
     }
 }
 
+/// Notes that the packet has no flow that goes on whatever policy says: another packet's note may still be there.
+#[inline(always)]
+pub(crate) fn note_not_kept() {
+    if settings::keep_flows() {
+        scratch::leave_slots(u32::MAX);
+    }
+}
+
 /// Returns whether it was noted that the packet's flow goes on between these two: the addresses may have come to others.
 #[inline(always)]
 pub(crate) fn is_kept(source: Slot, destination: Slot) -> bool {

@@ -1,7 +1,9 @@
 //! When a flow that no packet touches has lived long enough.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use calico_ebpf_common::endpoint::{SLOT_HOST, SLOT_NONE, Slot};
 use calico_ebpf_common::flow::{
     Flow, STATE_ESTABLISHED, STATE_FIN_ORIGIN, STATE_FIN_RESPONDER, STATE_REPLIED, STATE_RESET,
 };
@@ -16,6 +18,8 @@ pub struct Expiry<'a> {
     pub ticks_per_second: u64,
     /// `jiffies64`.
     pub now: u64,
+    /// Slots that nobody has any more.
+    pub gone: &'a BTreeSet<Slot>,
 }
 
 impl Expiry<'_> {
@@ -23,7 +27,18 @@ impl Expiry<'_> {
     pub fn is_expired(&self, protocol: u8, flow: &Flow) -> bool {
         let milliseconds = u64::try_from(self.timeout(protocol, flow.state).as_millis()).unwrap_or(u64::MAX);
         let ticks = milliseconds.saturating_mul(self.ticks_per_second) / 1000;
-        self.now.saturating_sub(flow.last_seen) > ticks
+        self.now.saturating_sub(flow.last_seen) > ticks || self.is_left_over(flow)
+    }
+
+    /// Returns whether every end that the flow had on this host is gone. While one is there, the other may have moved to
+    /// another host, and go on with its connection.
+    fn is_left_over(&self, flow: &Flow) -> bool {
+        let here = || {
+            flow.slot
+                .iter()
+                .filter(|slot| **slot != SLOT_NONE && **slot != SLOT_HOST)
+        };
+        here().next().is_some() && here().all(|slot| self.gone.contains(slot))
     }
 
     fn timeout(&self, protocol: u8, state: u8) -> Duration {
@@ -52,6 +67,7 @@ mod tests {
             timeouts: &timeouts,
             ticks_per_second: 250,
             now: NOW,
+            gone: &BTreeSet::new(),
         };
         expiry.is_expired(
             protocol,
@@ -61,6 +77,30 @@ mod tests {
                 ..Flow::default()
             },
         )
+    }
+
+    #[test]
+    fn flows_expire_when_every_end_that_they_had_here_is_gone() {
+        let expiry = Expiry {
+            timeouts: &ConntrackTimeouts::default(),
+            ticks_per_second: 250,
+            now: NOW,
+            gone: &BTreeSet::from([3, 4]),
+        };
+        let is_expired = |slot| {
+            let flow = Flow {
+                last_seen: NOW,
+                slot,
+                ..Flow::default()
+            };
+            expiry.is_expired(protocol::TCP, &flow)
+        };
+        for slots in [[3, SLOT_NONE], [SLOT_HOST, 4], [3, 4]] {
+            assert!(is_expired(slots), "{slots:?}");
+        }
+        for slots in [[3, 5], [5, 4], [5, 6], [SLOT_HOST, SLOT_NONE], [SLOT_NONE, 5]] {
+            assert!(!is_expired(slots), "{slots:?}");
+        }
     }
 
     #[test]
@@ -95,6 +135,7 @@ mod tests {
             timeouts: &timeouts,
             ticks_per_second: 1000,
             now: NOW,
+            gone: &BTreeSet::new(),
         };
         assert!(!expiry.is_expired(
             protocol::UDP,

@@ -26,6 +26,7 @@ impl Dataplane {
     pub(super) fn follow_departures(&mut self, next: &Assignments) {
         let given = next.slots.values().copied().collect();
         self.clear_tombstones(&given, "its slot was given out");
+        self.tombstones.note_swept(&given);
         let slots = &self.assignments.slots;
         let gone: Vec<_> = slots
             .iter()
@@ -73,6 +74,17 @@ impl Dataplane {
         }
         let slots = self.tombstones.of_addresses(&held(changed));
         self.clear_tombstones(&slots, "its addresses are there again");
+    }
+
+    /// Returns the slots without owner and tombstone whose flows a sweep has to end. They go to nobody meanwhile, while there
+    /// are others.
+    pub fn slots_to_sweep(&self) -> BTreeSet<Slot> {
+        self.tombstones.unswept().clone()
+    }
+
+    /// Notes slots of [`Self::slots_to_sweep`] that a sweep has found no flow of any more.
+    pub fn note_swept(&mut self, slots: &BTreeSet<Slot>) {
+        self.tombstones.note_swept(slots);
     }
 
     /// Returns when [`Self::go_on_with_tombstones`] has something to do.

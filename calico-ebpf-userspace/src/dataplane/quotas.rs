@@ -90,6 +90,11 @@ impl Counted {
         self.moved.insert(payer(flow));
     }
 
+    /// Returns whether a flow was found that a slot pays for, whether it stays or not.
+    pub fn has_any(&self, slot: Slot) -> bool {
+        self.flows.contains_key(&slot) || self.moved.contains(&slot)
+    }
+
     /// Returns what has to be added to quotas to make them right. `before` and `after` are what they were around the
     /// counting. While flows came or went, what was counted is of no one time: such a quota is left as it is, unless `anew`
     /// says that the programs had nothing right.

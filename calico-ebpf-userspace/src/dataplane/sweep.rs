@@ -2,6 +2,9 @@
 //!
 //! The sweep reads in slices and asks a program to delete the candidates: it looks again, so that a flow which a
 //! packet has just touched lives on.
+
+use std::collections::BTreeSet;
+
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use bytemuck::bytes_of;
 use calico_ebpf_common::endpoint::Slot;
@@ -22,7 +25,7 @@ use crate::config::values::ConntrackTimeouts;
 const LEAST_PACKET: usize = 64;
 
 /// What one sweep found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Flows before the sweep, by family.
     pub flows4: u64,
@@ -30,6 +33,8 @@ pub struct Swept {
     pub deleted: u64,
     /// Quotas that were not what was counted.
     pub corrected: u64,
+    /// Slots that are gone, and of which there was no flow.
+    pub freed: BTreeSet<Slot>,
 }
 
 /// Sweeps the conntrack maps and the map of datagrams.
@@ -59,18 +64,24 @@ impl FlowSweeper {
         })
     }
 
-    /// Deletes every expired flow, and datagrams whose fragments never came to an end, and corrects the quotas: all of them
+    /// Deletes every expired flow, what is left of those who had the slots `gone`, and datagrams whose fragments never came to an end, and corrects the quotas: all of them
     /// with `anew`, which is for flows that were written by others than the programs. Blocks for about a millisecond per
     /// 4096 flows.
     ///
     /// # Errors
     /// When a map cannot be read or the program cannot be run.
-    pub fn sweep(&self, timeouts: &ConntrackTimeouts, anew: bool) -> anyhow::Result<Swept> {
+    pub fn sweep(
+        &self,
+        timeouts: &ConntrackTimeouts,
+        gone: &BTreeSet<Slot>,
+        anew: bool,
+    ) -> anyhow::Result<Swept> {
         let now = read_clock(&self.clock)?.jiffies;
         let expiry = Expiry {
             timeouts,
             ticks_per_second: self.ticks_per_second,
             now,
+            gone,
         };
         let before = self.quotas.read()?;
         let mut swept = Swept::default();
@@ -82,6 +93,11 @@ impl FlowSweeper {
             swept.flows6 += flows6;
             swept.deleted += deleted4 + deleted6;
         }
+        swept.freed = gone
+            .iter()
+            .copied()
+            .filter(|slot| !counted.has_any(*slot))
+            .collect();
         sweep_datagrams(&self.pins, now)?;
         let after = self.quotas.read()?;
         for (slot, kind, count) in counted.corrections(&before, &after, anew) {

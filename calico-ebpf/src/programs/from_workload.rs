@@ -20,7 +20,7 @@ use crate::counters;
 use crate::family::{Family, V4, V6};
 use crate::forward::{self, Action};
 use crate::host;
-use crate::judgement::{End, check_opens, is_kept, judge, note_kept};
+use crate::judgement::{End, check_opens, is_kept, judge, note_kept, note_not_kept};
 use crate::nat;
 use crate::packet::{Packet, PacketKind};
 use crate::parse::ethernet::{self, EtherType};
@@ -133,6 +133,7 @@ fn from_sender<F: Family, const UNSETTLED: u32, const NAT: u32, const NAT_ERROR:
     }
     let seen = conntrack::look_up_confirmed(&packet);
     let Some(flow) = seen.flow() else {
+        note_not_kept();
         skb.leave(NO_FLOW);
         if nat::concerns_sent(tables, &packet) && !seen.is_half_open() {
             return Err(leave_to::<NAT>(context));

@@ -16,7 +16,7 @@ use crate::family::{Family, V4, V6};
 use crate::forward::Action;
 use crate::fragments::Part;
 use crate::host;
-use crate::judgement::note_kept;
+use crate::judgement::{note_kept, note_not_kept};
 use crate::nat;
 use crate::packet::{Packet, PacketKind};
 use crate::settings;
@@ -119,6 +119,8 @@ pub(super) fn note_kept_first<F: Family>(tables: &Tables, packet: &Packet<F>) {
         let seen = conntrack::look_up(packet);
         if let Some(flow) = seen.flow() {
             note_kept(tables, &seen.place(&flow));
+        } else {
+            note_not_kept();
         }
     }
 }

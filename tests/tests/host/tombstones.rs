@@ -20,6 +20,9 @@ use crate::expect::expect_both;
 /// A deletion waits three seconds, and TCP that was not answered meanwhile sends again after at most twice as long.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// A sweep comes every ten seconds.
+const SWEPT: Duration = Duration::from_secs(40);
+
 /// Both ends of a connection that has carried data.
 struct Connection {
     here: TcpStream,
@@ -167,6 +170,42 @@ fn scenario_70_connections_of_a_guest_that_moves_to_another_host_are_not_reset()
         );
     }
     assert_eq!(scene.launcher().drops(DropReason::WorkloadGone), told);
+}
+
+#[test]
+fn scenario_70_what_is_left_of_guests_that_are_gone_is_swept_out() {
+    let mut scene = Scene::new(&["a", "b", "c"]);
+    scene.manifests().put(&allow_everything());
+    let _agent = scene.start_agent();
+    let flows = |scene: &Scene| {
+        let rows = scene.launcher().query(&["flows"]);
+        rows["flows"].as_array().expect("a list of flows").len()
+    };
+    let mut open = Vec::new();
+    let [a, b, c] = ["a", "b", "c"].map(|name| scene.guest(name));
+    for (from, to) in [(a, b), (a, c)] {
+        for address in to.vm().addresses() {
+            open.push(Connection::open(
+                from.namespace(),
+                to.namespace(),
+                at(address, 9000),
+            ));
+        }
+    }
+    assert_eq!(flows(&scene), 4);
+    for guest in [a, b] {
+        // The tombstones fall as soon as somebody has the addresses.
+        scene.manifests().remove(&workload_endpoint(guest.vm()));
+        scene
+            .manifests()
+            .put(&workload_endpoint_on("compute-2", guest.vm()));
+    }
+    scene.unplug("a");
+    scene.unplug("b");
+    // Long before any timeout. A flow whose other end is here may go on with who has moved: it stays.
+    wait::until("flows of which no end is here have ended", SWEPT, || {
+        flows(&scene) == 2
+    });
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! When a flow is over by itself: what the programs note, what the agent makes of it, and what is deleted.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytemuck::{bytes_of, cast};
@@ -23,6 +24,7 @@ fn is_over(timeouts: &ConntrackTimeouts, protocol: u8, flow: &Flow, idle: Durati
         timeouts,
         ticks_per_second,
         now: flow.last_seen + ticks,
+        gone: &BTreeSet::new(),
     };
     expiry.is_expired(protocol, flow)
 }

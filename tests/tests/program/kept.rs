@@ -224,3 +224,42 @@ fn keep_a_flow_ends_when_its_address_is_taken_from_the_endpoint_or_its_source_is
             .expect_drop(DropReason::IngressPolicy);
     }
 }
+
+#[test]
+fn keep_a_half_open_flow_does_not_go_on_by_what_another_packet_left() {
+    let mut dataplane = keeping(&[allow_all_egress()]);
+    dataplane.put(&network_policy("c", "name == 'c'").ingress(allow_tcp(80)));
+    for family in families() {
+        let address = if family.a.is_ipv4() { "10.0.0.3" } else { "fd00::3" };
+        let c = address.parse().expect("an address");
+        // While nobody here has the address.
+        let before = Path::new((family.a, 5000), (c, 53));
+        dataplane
+            .from_workload("a", &before.udp())
+            .expect_pass(PassReason::Remote);
+        dataplane.workload(
+            "c",
+            &[&format!(
+                "{address}/{}",
+                if family.a.is_ipv4() { 32 } else { 128 }
+            )],
+        );
+        let allowed = Path::new((family.a, 4000), (c, 80));
+        for (name, other, packet) in [
+            ("a", "c", allowed.tcp("S")),
+            ("c", "a", allowed.back().tcp("SA")),
+            ("a", "c", allowed.tcp("A")),
+        ] {
+            dataplane.from_workload(name, &packet).expect_redirect_to(other);
+        }
+        dataplane.put(&network_policy("other", "name == 'a'").ingress(allow_tcp(22)));
+        // Goes on whatever policy says: the slots of both are left behind.
+        dataplane
+            .from_workload("a", &allowed.tcp("A"))
+            .expect_redirect_to("c");
+        dataplane
+            .from_workload("a", &before.udp())
+            .expect_drop(DropReason::IngressPolicy);
+        dataplane.remove(&network_policy("other", "name == 'a'"));
+    }
+}

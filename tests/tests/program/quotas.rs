@@ -4,7 +4,9 @@ use calico_ebpf_common::flow::{FlowKey4, FlowKey6};
 use calico_ebpf_common::port::protocol::TCP;
 use calico_ebpf_common::quota::{FlowLimits, Kind, Quota};
 use calico_ebpf_common::verdict::PassReason;
+use calico_ebpf_tests::packets::Path;
 use calico_ebpf_tests::programs::{Dataplane, Origin};
+use serde_json::json;
 
 use crate::conntrack::establish;
 use crate::expiry::delete;
@@ -197,4 +199,36 @@ fn quotas_are_what_the_tables_hold_whatever_opened_and_ended_flows() {
     assert_eq!(usize::try_from(ended).expect("few"), 22);
     assert_eq!(dataplane.flow_count(), 0);
     assert_eq!(numbers(dataplane.quota("a")), (0, 0));
+}
+
+#[test]
+fn a_flow_that_another_sender_of_its_address_confirms_is_given_back_to_who_opened_it() {
+    let mut dataplane = open();
+    let shared = ["10.0.0.100", "fd00::100"];
+    for (name, own) in [
+        ("a", ["10.0.0.1/32", "fd00::1/128"]),
+        ("c", ["10.0.0.3/32", "fd00::3/128"]),
+    ] {
+        let addresses = [own[0], own[1], "10.0.0.100/32", "fd00::100/128"];
+        dataplane.workload_with(name, &addresses, |object| {
+            object.with("allowedIps", json!(shared))
+        });
+    }
+    for (family, address) in families().into_iter().zip(shared) {
+        let source = (address.parse().expect("an address"), 4000);
+        let shared = Path::new(source, (family.b, 53));
+        for (name, expected) in [("a", [(1, 0), (0, 0)]), ("c", [(0, 0), (0, 1)])] {
+            dataplane
+                .from_workload(name, &shared.udp())
+                .expect_redirect_to("b");
+            let quotas = ["a", "c"].map(|name| {
+                let Quota {
+                    half_open, confirmed, ..
+                } = dataplane.quota(name);
+                (half_open, confirmed)
+            });
+            assert_eq!(quotas, expected, "after {name}");
+        }
+        dataplane.clear_flows();
+    }
 }

@@ -58,6 +58,28 @@ fn scenario_60_a_reset_outside_of_the_window_ends_nothing() {
 }
 
 #[test]
+fn scenario_60_nobody_moves_the_others_window_by_acknowledging_what_was_never_sent() {
+    let mut dataplane = open();
+    for family in families() {
+        for acknowledged in [1 << 30, u32::MAX >> 1, 1 << 31, u32::MAX] {
+            let there = family.a_to_b(4000, 80);
+            establish(&mut dataplane, there);
+            dataplane
+                .from_workload("a", &there.tcp_acknowledging(acknowledged, "A"))
+                .expect_redirect_to("b");
+            dataplane
+                .from_workload("b", &there.back().tcp_at(2, "R", &[]))
+                .expect_redirect_to("a");
+            assert_eq!(
+                flow(&dataplane, &there).state,
+                ESTABLISHED | STATE_RESET_RESPONDER,
+                "{acknowledged}"
+            );
+        }
+    }
+}
+
+#[test]
 fn scenario_60_a_reset_from_outside_of_the_host_ends_nothing_when_it_is_outside_of_the_window() {
     let mut dataplane = open();
     for family in families() {

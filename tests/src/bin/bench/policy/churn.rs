@@ -1,6 +1,6 @@
 //! Conntrack with a million entries: flows that come and expire, and a flood of SYNs on a full table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -175,7 +175,7 @@ fn sweeper(object: &mut Ebpf) -> anyhow::Result<FlowSweeper> {
 fn keep(sweeper: &FlowSweeper, flows: u32) -> anyhow::Result<f64> {
     let mut swept = Swept::default();
     let nanoseconds = cpu_nanoseconds(|| {
-        swept = sweeper.sweep(&ConntrackTimeouts::default(), false)?;
+        swept = sweeper.sweep(&ConntrackTimeouts::default(), &BTreeSet::new(), false)?;
         Ok(())
     })?;
     ensure!(
@@ -195,7 +195,7 @@ fn expire(sweeper: &FlowSweeper, flows: u32) -> anyhow::Result<f64> {
     let nanoseconds = cpu_nanoseconds(|| {
         // Those of the last tick need another sweep.
         for _ in 0..1000 {
-            deleted += sweeper.sweep(&timeouts, false)?.deleted;
+            deleted += sweeper.sweep(&timeouts, &BTreeSet::new(), false)?.deleted;
             if deleted >= u64::from(flows) {
                 break;
             }
