@@ -40,6 +40,13 @@ pub struct FlowLimits {
 }
 crate::shared_type!(FlowLimits, 8);
 
+/// Returns how many half-open flows of an endpoint may be of others' making, of so many that it may have. The rest is for those
+/// that it opens: who floods it with SYNs does not cut it off.
+#[inline(always)]
+pub fn half_open_by_others(limit: u32) -> u32 {
+    limit - limit / 4
+}
+
 /// Returns whose quota a flow takes: its originator's if that is a workload here, else the responder's.
 #[inline(always)]
 pub fn payer(flow: &Flow) -> Slot {

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{BPF_EXIST, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
-use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6, STATE_ESTABLISHED};
+use calico_ebpf_common::flow::{Flow, FlowKey4, FlowKey6, ORIGIN, STATE_ESTABLISHED};
 use calico_ebpf_common::maps::{FLOW_ENTRIES, HALF_OPEN_ENTRIES};
 use calico_ebpf_common::port::protocol;
 use calico_ebpf_common::quota::{FOUND_CONFIRMED, FOUND_HALF_OPEN, Kind, payer};
@@ -97,7 +97,7 @@ fn write_over<F: Family>(table: &HashMap<F::Key, Flow>, kind: Kind, key: &F::Key
 fn add<F: Family>(table: &HashMap<F::Key, Flow>, kind: Kind, key: &F::Key, flow: &Flow) -> bool {
     const EXISTS: i32 = -17;
     let slot = payer(flow);
-    if !quotas::has_room(slot, kind) {
+    if !quotas::has_room(slot, kind, flow.slot[ORIGIN] == slot) {
         return false;
     }
     match table.insert(key, flow, u64::from(BPF_NOEXIST)) {

@@ -4,7 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
 use calico_ebpf_common::endpoint::Slot;
 use calico_ebpf_common::maps::QUOTA_ENTRIES;
-use calico_ebpf_common::quota::{FlowLimits, Kind, Quota};
+use calico_ebpf_common::quota::{FlowLimits, Kind, Quota, half_open_by_others};
 
 #[map]
 static CEBPF_QUOTAS: Array<Quota> = Array::with_max_entries(QUOTA_ENTRIES, 0);
@@ -12,14 +12,16 @@ static CEBPF_QUOTAS: Array<Quota> = Array::with_max_entries(QUOTA_ENTRIES, 0);
 #[map]
 static CEBPF_LIMITS: Array<FlowLimits> = Array::with_max_entries(1, 0);
 
-/// Returns whether the endpoint may have one more.
+/// Returns whether the endpoint may have one more, which it opens itself or not: others must not use up all of what it needs
+/// for its own.
 #[inline(always)]
-pub(crate) fn has_room(slot: Slot, kind: Kind) -> bool {
+pub(crate) fn has_room(slot: Slot, kind: Kind, is_own: bool) -> bool {
     let (Some(quota), Some(limits)) = (CEBPF_QUOTAS.get(u32::from(slot)), CEBPF_LIMITS.get(0)) else {
         return false;
     };
     let (used, limit) = match kind {
-        Kind::HalfOpen => (quota.half_open, limits.half_open),
+        Kind::HalfOpen if is_own => (quota.half_open, limits.half_open),
+        Kind::HalfOpen => (quota.half_open, half_open_by_others(limits.half_open)),
         Kind::Confirmed => (quota.confirmed, limits.confirmed),
     };
     used < i64::from(limit)

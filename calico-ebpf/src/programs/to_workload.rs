@@ -171,7 +171,7 @@ pub(super) fn track<F: Family>(skb: &Skb, receiver: &Receiver<'_>, packet: &Pack
     };
     let place = seen.place(&flow);
     let opens_anew = place.original && place.destination_generation != receiver.endpoint.generation
-        || conntrack::is_syn(packet) && flow.is_closed();
+        || conntrack::meaning(packet, &flow, &place) == Meaning::Opens;
     if opens_anew {
         seen.open(skb, packet, &by_host.flow(packet, seen, None, true, false));
         return;

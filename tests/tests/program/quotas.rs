@@ -115,11 +115,11 @@ fn scenario_67_what_comes_from_outside_takes_the_room_of_whom_it_is_for() {
     for family in families() {
         let mut dataplane = open();
         dataplane.limit_flows(FlowLimits {
-            half_open: 2,
+            half_open: 4,
             confirmed: 100,
         });
-        for port in 0..4 {
-            let reason = if port < 2 {
+        for port in 0..5 {
+            let reason = if port < 3 {
                 PassReason::FromRemote
             } else {
                 PassReason::Untracked
@@ -128,9 +128,18 @@ fn scenario_67_what_comes_from_outside_takes_the_room_of_whom_it_is_for() {
                 .to_workload("a", &family.far_to_a(6000 + port, 80).tcp("S"), Origin::Remote)
                 .expect_pass(reason);
         }
-        assert_eq!(dataplane.quota("a").half_open, 2);
+        assert_eq!(dataplane.quota("a").half_open, 3);
         dataplane
             .from_workload("b", &family.a_to_b(1, 1).back().tcp("S"))
+            .expect_redirect_to("a");
+        // A quarter is left for what it opens itself: the answer comes by the flow.
+        let own = family.a_to_b(7000, 80);
+        dataplane
+            .from_workload("a", &own.tcp("S"))
+            .expect_redirect_to("b");
+        assert_eq!(dataplane.quota("a").half_open, 4);
+        dataplane
+            .from_workload("b", &own.back().tcp("SA"))
             .expect_redirect_to("a");
     }
 }

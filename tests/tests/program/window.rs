@@ -80,6 +80,28 @@ fn scenario_60_nobody_moves_the_others_window_by_acknowledging_what_was_never_se
 }
 
 #[test]
+fn scenario_60_a_connection_that_the_host_opens_again_on_live_ports_has_a_window_of_its_own() {
+    let mut dataplane = open();
+    for family in families() {
+        let there = family.far_to_a(4000, 22);
+        for first in [1000, 1 << 30] {
+            for (from_a, sequence, flags) in
+                [(false, first, "S"), (true, first, "SA"), (false, first + 1, "A")]
+            {
+                if from_a {
+                    dataplane.from_workload("a", &there.back().tcp_at(sequence, flags, &[]));
+                } else {
+                    dataplane.to_workload("a", &there.tcp_at(sequence, flags, &[]), Origin::Host);
+                }
+            }
+            let flow = flow(&dataplane, &there);
+            assert_eq!(flow.window.end, [first + 1; 2]);
+            wait_for_a_tick(&dataplane);
+        }
+    }
+}
+
+#[test]
 fn scenario_60_a_reset_from_outside_of_the_host_ends_nothing_when_it_is_outside_of_the_window() {
     let mut dataplane = open();
     for family in families() {
