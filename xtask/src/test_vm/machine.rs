@@ -42,7 +42,7 @@ impl Machine<'_> {
                 "-smp",
                 "2",
                 "-m",
-                "1024",
+                "3072",
             ])
             .args([
                 "-display",
