@@ -72,8 +72,9 @@ pub async fn run(layers: Layers, log: LogControl, stop: CancellationToken) -> an
     ended
 }
 
-/// Lets what is worked out in parallel have some of the host's processors only: the workloads want them, too.
-fn limit_processors() {
+/// Lets what is worked out in parallel have some of the host's processors only: the workloads want them, too. Before
+/// anything is, and before this thread is bound to a processor: others begin with what it may use.
+pub fn limit_processors() {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(processors.min(MOST_PROCESSORS));
     if let Err(error) = pool

@@ -176,6 +176,7 @@ pub(crate) fn run(request: &Request, progress: &(dyn Fn(&str) + Sync)) -> anyhow
         only: &request.only,
         progress,
     };
+    calico_ebpf_userspace::agent::limit_processors();
     let mut measured = Vec::new();
     for part in &PARTS {
         if !part.rows.iter().any(|row| run.wants(row)) {

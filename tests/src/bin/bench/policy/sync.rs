@@ -19,7 +19,7 @@ use crate::rules::{Last, Policy};
 /// Lists of rules that the endpoints share.
 const POLICY_SETS: usize = 10;
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
-/// `BPF_MAP_TYPE_HASH`: of this type and of the configured size are the conntrack maps.
+/// `BPF_MAP_TYPE_HASH`: of this type and of the configured sizes are the conntrack maps.
 const HASH: u64 = 1;
 
 /// What one start took.
@@ -136,7 +136,7 @@ fn start(run: &Run<'_>, policy: &Policy, change: impl FnOnce(Config) -> Config) 
             load_milliseconds: working.load_milliseconds,
             table_milliseconds,
             lines: report.tables.lines,
-            mebibytes: maps_mebibytes(config.bpf_map_size_conntrack)?,
+            mebibytes: maps_mebibytes([config.bpf_map_size_conntrack, config.bpf_map_size_half_open])?,
         })
     })
 }
@@ -163,7 +163,7 @@ fn restore(run: &Run<'_>, policy: &Policy) -> anyhow::Result<Restored> {
 }
 
 /// Returns the memory of all maps that this process holds but those of conntrack, as the kernel tells.
-fn maps_mebibytes(conntrack_entries: u32) -> anyhow::Result<f64> {
+fn maps_mebibytes(conntrack_entries: [u32; 2]) -> anyhow::Result<f64> {
     let mut maps: BTreeMap<u64, f64> = BTreeMap::new();
     for entry in std::fs::read_dir("/proc/self/fdinfo")? {
         // Descriptors of other threads come and go meanwhile.
@@ -177,8 +177,9 @@ fn maps_mebibytes(conntrack_entries: u32) -> anyhow::Result<f64> {
         let (Some(number), Some(bytes)) = (field("map_id:"), field("memlock:")) else {
             continue;
         };
-        let conntrack =
-            field("map_type:") == Some(HASH) && field("max_entries:") == Some(conntrack_entries.into());
+        let entries = conntrack_entries.map(u64::from);
+        let conntrack = field("map_type:") == Some(HASH)
+            && field("max_entries:").is_some_and(|count| entries.contains(&count));
         if !conntrack {
             #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
             maps.insert(number, bytes as f64);
