@@ -79,7 +79,8 @@ impl Dataplane {
     /// Returns the slots without owner and tombstone whose flows a sweep has to end. They go to nobody meanwhile, while there
     /// are others.
     pub fn slots_to_sweep(&self) -> BTreeSet<Slot> {
-        self.tombstones.unswept().clone()
+        let here = &self.assignments.slots;
+        self.tombstones.unswept(|key| here.contains_key(key))
     }
 
     /// Notes slots of [`Self::slots_to_sweep`] that a sweep has found no flow of any more.

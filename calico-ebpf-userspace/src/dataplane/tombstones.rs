@@ -38,7 +38,7 @@ struct Grave {
 pub struct Tombstones {
     graves: BTreeMap<Slot, Grave>,
     /// Slots whose tombstones have gone, and which flows of who had them are still known by and charged to.
-    unswept: BTreeSet<Slot>,
+    unswept: BTreeMap<Slot, ResourceKey>,
 }
 
 impl Tombstones {
@@ -63,17 +63,22 @@ impl Tombstones {
 
     /// Returns the slots that better go to nobody yet.
     pub fn slots(&self) -> BTreeSet<Slot> {
-        self.graves.keys().chain(&self.unswept).copied().collect()
+        self.graves.keys().chain(self.unswept.keys()).copied().collect()
     }
 
-    /// Returns the slots without owner and tombstone whose flows are to be swept out.
-    pub fn unswept(&self) -> &BTreeSet<Slot> {
-        &self.unswept
+    /// Returns the slots without owner and tombstone whose flows are to be swept out. Not of those that are here again: with
+    /// another slot they go on with their flows.
+    pub fn unswept(&self, is_here: impl Fn(&ResourceKey) -> bool) -> BTreeSet<Slot> {
+        let unswept = self.unswept.iter();
+        unswept
+            .filter(|(_, of)| !is_here(of))
+            .map(|(slot, _)| *slot)
+            .collect()
     }
 
     /// Notes slots that a sweep has found no flow of any more, or that have an owner again.
     pub fn note_swept(&mut self, slots: &BTreeSet<Slot>) {
-        self.unswept.retain(|slot| !slots.contains(slot));
+        self.unswept.retain(|slot, _| !slots.contains(slot));
     }
 
     /// Returns the endpoint whose tombstone stands at a slot.
@@ -83,8 +88,8 @@ impl Tombstones {
 
     /// Forgets the tombstone at a slot.
     pub fn clear(&mut self, slot: Slot) {
-        if self.graves.remove(&slot).is_some() {
-            self.unswept.insert(slot);
+        if let Some(grave) = self.graves.remove(&slot) {
+            self.unswept.insert(slot, grave.of);
         }
     }
 
@@ -115,7 +120,7 @@ impl Tombstones {
     /// Goes on to `now`: forgets what has fallen, and returns those that have waited for long enough and reset from now on.
     pub fn go_on(&mut self, now: Instant) -> BTreeSet<Slot> {
         let fallen = self.graves.extract_if(.., |_, grave| grave.falls_at <= now);
-        self.unswept.extend(fallen.map(|(slot, _)| slot));
+        self.unswept.extend(fallen.map(|(slot, grave)| (slot, grave.of)));
         let mut begun = BTreeSet::new();
         for (slot, grave) in &mut self.graves {
             if matches!(grave.stage, Stage::Waits { until } if until <= now) {
@@ -179,9 +184,15 @@ mod tests {
         let now = Instant::now();
         let slot = BTreeSet::from([3]);
         let mut tombstones = raised(now);
-        assert_eq!(tombstones.unswept(), &BTreeSet::new());
+        let nobody = |_: &ResourceKey| false;
+        assert_eq!(tombstones.unswept(nobody), BTreeSet::new());
         tombstones.go_on(now + STANDS_FOR);
-        assert_eq!((tombstones.unswept(), tombstones.slots()), (&slot, slot.clone()));
+        assert_eq!(
+            (tombstones.unswept(nobody), tombstones.slots()),
+            (slot.clone(), slot.clone())
+        );
+        assert_eq!(tombstones.unswept(|of| *of == key("b")), slot);
+        assert_eq!(tombstones.unswept(|of| *of == key("a")), BTreeSet::new());
         tombstones.note_swept(&BTreeSet::from([4]));
         assert_eq!(tombstones.slots(), slot);
         tombstones.note_swept(&slot);
@@ -189,7 +200,10 @@ mod tests {
 
         let mut tombstones = raised(now);
         tombstones.clear(3);
-        assert_eq!((tombstones.unswept(), tombstones.slots()), (&slot, slot.clone()));
+        assert_eq!(
+            (tombstones.unswept(nobody), tombstones.slots()),
+            (slot.clone(), slot.clone())
+        );
         tombstones.note_swept(&slot);
         assert_eq!(tombstones, Tombstones::default());
         tombstones.clear(3);
